@@ -1,0 +1,24 @@
+"""The family: a preset is a row of differences from the default ModelConfig. Code tests features, never names."""
+
+from __future__ import annotations
+
+from ghost_ref.config import ModelConfig
+from ghost_ref.errors import GhostError
+
+PRESETS: dict[str, ModelConfig] = {
+    "v12": ModelConfig(
+        attention_layers=(3, 5), memory_layers=(2, 4),
+        mod_layers=(1, 3, 5, 7), depth_layers=(4, 5, 6, 7), surprise_layers=(6, 7),
+    ),
+    "tiny": ModelConfig(
+        d_model=128, n_layers=4, dt_rank=8, d_ff=128,
+        attention_layers=(3,), memory_layers=(2,), mod_layers=(1, 3), depth_layers=(2, 3), surprise_layers=(3,),
+    ),
+}
+
+
+def preset(name: str) -> ModelConfig:
+    """The configuration of a preset. Raises GhostError naming the known ones."""
+    if name not in PRESETS:
+        raise GhostError(f"There is no preset {name!r}; the presets are: {', '.join(sorted(PRESETS))}.")
+    return PRESETS[name]
