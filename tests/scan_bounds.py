@@ -1,0 +1,77 @@
+"""Error bounds of a float32 selective scan, evaluated in float64 (first order, with a little room)."""
+
+import numpy as np
+
+from ghost_ref.ops.scan import selective_scan_backward, selective_scan_forward
+
+U = 2.0**-24
+ROOM = 1.01  # second-order terms
+UNDERFLOW = 2.0**-126
+
+
+def states(x, dt, A, Bm, past):
+    """Yield per step a, b and the exact state after it, (B, E, N) each."""
+    h = past
+    for t in range(x.shape[1]):
+        a = np.exp(dt[:, t, :, None] * A)
+        b = (dt[:, t] * x[:, t])[..., None] * Bm[:, t, None, :]
+        h = a * h + b
+        yield a, b, h
+
+
+def readout_bound(error, h, x, Cm, D, t):
+    """Σ|C|·e + γ_{N+2}·(Σ|C·h| + |D·x|)."""
+    c = np.abs(Cm[:, t, None, :])
+    gamma = (h.shape[-1] + 2) * U
+    return (c * error).sum(-1) + gamma * ((c * np.abs(h)).sum(-1) + np.abs(D * x[:, t]))
+
+
+def sequential_bound(x, dt, A, Bm, Cm, D, past, k):
+    """Running bound: e <- a·e + |a·h|·(2k + |dt·A| + 1)·u + 2u·|u·B| + u·|h|.  -> y bound, present bound"""
+    error, h = np.zeros_like(past), past
+    y = np.zeros_like(x)
+    for t, (a, b, after) in enumerate(states(x, dt, A, Bm, past)):
+        decay = np.abs(dt[:, t, :, None] * A)
+        error = a * error + np.abs(a * h) * (2 * k + decay + 1) * U + 2 * U * np.abs(b) + U * np.abs(after)
+        error = error * ROOM + UNDERFLOW * (1 + np.abs(h))
+        h = after
+        y[:, t] = readout_bound(error, h, x, Cm, D, t)
+    return y * ROOM + UNDERFLOW, error
+
+
+def parallel_bound(x, dt, A, Bm, Cm, D, past, k, chunk):
+    """The bound in parallel_scan_forward's docstring.  -> y bound, present bound
+
+    magnitude is Σ|w_s|, weighted Σ|w_s|·Σ_r(2k + 1 + |dt_r·A|), carried the error of the entering state."""
+    y = np.zeros_like(x)
+    error = np.zeros_like(past)
+    h = past
+    for t, (a, b, after) in enumerate(states(x, dt, A, Bm, past)):
+        if t % chunk == 0:
+            magnitude, weighted, carried = np.abs(h), np.zeros_like(h), error
+            depth = np.ceil(np.log2(min(chunk, x.shape[1] - t))) + 3
+        decay = np.abs(dt[:, t, :, None] * A)
+        weighted = a * (weighted + magnitude * (2 * k + 1 + decay))
+        magnitude = a * magnitude + np.abs(b)
+        carried = a * carried + UNDERFLOW * (1 + magnitude)
+        error = ROOM * (carried + U * (weighted + depth * magnitude))
+        h = after
+        y[:, t] = readout_bound(error, h, x, Cm, D, t)
+    return y * ROOM + UNDERFLOW, error
+
+
+def gradient_bounds(dy, arrays, past, length, k):
+    """|error| <= n·u·Σ|terms| for each gradient of the scan.
+
+    Every gradient is a sum of products of inputs and decays, so the float64 backward on absolute inputs (A
+    keeps its sign: decays are positive) is Σ|terms|. A term has at most one decay per step, each with
+    (2k + |dt·A| + 1)·u and one addition, then the sums over n, channels, time and batch."""
+    x, dt, A, Bm, Cm, D = arrays
+    absolute = (abs(x), abs(dt), A, abs(Bm), abs(Cm), abs(D), abs(past))
+    _, saved = selective_scan_forward(*absolute, length=length)
+    magnitudes = selective_scan_backward(np.abs(dy), saved)
+    batch, steps, channels = x.shape
+    decay = np.abs(dt).max(initial=0) * np.abs(A).max(initial=0)
+    path = steps * (2 * k + decay + 2) + A.shape[1] + 8
+    counts = (path, path, path + steps * batch, path + channels, path + channels, steps * batch)
+    return [count * U * m + steps * UNDERFLOW for count, m in zip(counts, magnitudes, strict=True)]
