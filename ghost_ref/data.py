@@ -1,7 +1,7 @@
 """Training and evaluation data: question-and-answer pairs (JSONL) or plain text, always as checked bytes.
 
-A pair is read by the model as ``prompt SEP completion EOS``. SEP, EOS and the other control symbols are among the
-bytes 0xF8..0xFF, which valid UTF-8 never holds; input that holds one is refused with its offset.
+A pair is read by the model as ``prompt SEP completion EOS``. SEP, EOS and the other control symbols are among
+the bytes 0xF8..0xFF, which valid UTF-8 never holds; input that holds one is refused with its offset.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Pair:
 class Dataset:
     """Checked data: ``pairs`` (then ``text`` is empty) or ``text`` (then ``pairs`` is empty).
 
-    ``digest`` is the SHA-256, in hexadecimal, of ``kind``, LF and the bytes the model sees (``text``, or every
+    ``digest`` is the SHA-256, in hexadecimal, of ``kind``, LF and the bytes the model sees (``text``, or each
     pair's ``pair_bytes``): files with the same pairs but other line ends, spacing or labels have one digest.
     """
 
@@ -60,10 +60,12 @@ class Dataset:
 def load_dataset(spec: str) -> Dataset:
     """The data named by ``spec``: a shipped set (``SETS``), a ``.jsonl`` file of pairs or a ``.txt`` file.
 
-    JSONL: one object per line with non-empty strings "prompt" and "completion", and optionally a string "kind";
-    other keys are ignored. Lines end with LF or CRLF; blank lines and a leading byte order mark are skipped. Text
-    is taken byte for byte, CRLF included. NUL is allowed (in JSON as \\u0000). Raises GhostError when the file
-    cannot be read, is empty, is not UTF-8, holds a reserved byte, or has a bad line (named, counted from 1).
+    JSONL: one object a line with non-empty strings "prompt" and "completion", and optionally a string "kind";
+    other keys are ignored. Lines end with LF or CRLF; blank lines and a leading byte order mark are skipped.
+    Text is taken byte for byte, CRLF included. NUL is allowed (in JSON as \\u0000).
+
+    Raises GhostError when the file cannot be read, is empty, is not UTF-8, holds a reserved byte, or has a
+    bad line (named, counted from 1).
     """
     if spec in SETS:
         return _pairs_dataset(spec, SETS[spec].read_bytes())
@@ -82,17 +84,17 @@ def load_dataset(spec: str) -> Dataset:
 
 
 def check_bytes(content: bytes, name: str) -> None:
-    """Raises GhostError, naming the offset, if ``content`` holds a reserved byte 0xF8..0xFF or is not UTF-8."""
+    """Raises GhostError, naming the offset, if ``content`` holds a byte 0xF8..0xFF or is not UTF-8."""
     reserved = _RESERVED.search(content)
     if reserved:
         offset = reserved.start()
-        raise GhostError(f"{name} holds the reserved control byte 0x{content[offset]:02X} at offset {offset}; "
-                         "it must be UTF-8 text, which never holds the bytes 0xF8 to 0xFF.")
+        raise GhostError(f"{name} holds the reserved control byte 0x{content[offset]:02X} at offset {offset};"
+                         " it must be UTF-8 text, which never holds the bytes 0xF8 to 0xFF.")
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise GhostError(f"{name} is not UTF-8: the byte 0x{content[error.start]:02X} at offset {error.start} "
-                         "does not belong there; save it as UTF-8.") from None
+        raise GhostError(f"{name} is not UTF-8: the byte 0x{content[error.start]:02X} at offset {error.start}"
+                         " does not belong there; save it as UTF-8.") from None
 
 
 def encode_prompt(text: str | bytes) -> bytes:
@@ -119,10 +121,10 @@ def noisy_prompt(prompt: bytes, rng: np.random.Generator, rate: float) -> bytes:
     """A misspelt copy of a prompt, for training-time augmentation.
 
     Each ASCII letter gets, with probability ``rate``, one of five equally likely edits: swapped with the next
-    byte if that is a letter too, dropped, doubled, its case flipped, or replaced by a neighbour in its row of a
-    QWERTY keyboard. Then, with probability ``rate``, the ASCII letters of the whole prompt become upper or lower
-    case. All other bytes stay, in order, so UTF-8 stays UTF-8. The result depends on ``prompt``, ``rate`` and
-    the state of ``rng`` alone, and a prompt of at least one byte never becomes empty.
+    byte if that is a letter too, dropped, doubled, its case flipped, or replaced by a neighbour in its row of
+    a QWERTY keyboard. Then, with probability ``rate``, all ASCII letters become upper or all lower case. All
+    other bytes stay, in order, so UTF-8 stays UTF-8. The result depends on ``prompt``, ``rate`` and the state
+    of ``rng`` alone, and a prompt of at least one byte never becomes empty.
     """
     hit = rng.random(len(prompt)) < rate
     edit = rng.integers(0, 5, len(prompt))
