@@ -1,0 +1,250 @@
+// Canonical elementary functions and sums: the C++ twin of ghost_ref/numerics.py, bit for bit.
+//
+// Include once in each translation unit that is compiled for one instruction set. Everything here has internal
+// linkage and is always inlined, and only fixed-width types are used, so no code compiled for one instruction set
+// can be linked into another. The vectors are the compiler's own (GCC and clang); the arithmetic per element does
+// not depend on their width. f32xn is the widest the instruction set has, f32x16 the lanes of a canonical sum.
+//
+// Needs -ffp-contract=off (a fused multiply-add rounds once instead of twice) and IEEE defaults: round to nearest
+// even and denormals kept. GCC also needs -Wno-psabi: it warns about the calling convention of wide vectors, which
+// does not matter here because no function exists out of line. On 32-bit x86 also -msse2 -mfpmath=sse, because x87
+// keeps extra bits.
+// Algorithms, coefficients and error bounds: docs/numerics.md.
+
+#ifndef GHOST_CORE_NUMERICS_INL_H_
+#define GHOST_CORE_NUMERICS_INL_H_
+
+#include <cfloat>
+#include <cstddef>
+#include <cstdint>
+
+#ifdef __FAST_MATH__
+#error "Ghost needs IEEE arithmetic: compile without -ffast-math"
+#endif
+static_assert(FLT_EVAL_METHOD == 0, "Ghost needs float expressions evaluated in float: use SSE2, not x87");
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+#define GHOST_INLINE static inline __attribute__((always_inline))
+
+namespace ghost {
+namespace {
+
+constexpr size_t kLanes = 16;
+#if defined(__AVX512F__)
+constexpr size_t kWidth = 16;
+#elif defined(__AVX2__)
+constexpr size_t kWidth = 8;
+#else
+constexpr size_t kWidth = 4;
+#endif
+typedef float f32xn __attribute__((vector_size(4 * kWidth)));
+typedef float f32x16 __attribute__((vector_size(4 * kLanes)));
+
+// The integer vectors that go with a float vector V.
+template <typename V>
+struct Bits {
+  typedef int32_t i32 __attribute__((vector_size(sizeof(V))));
+  typedef uint32_t u32 __attribute__((vector_size(sizeof(V))));
+  static constexpr size_t width = sizeof(V) / sizeof(float);
+};
+
+constexpr float kInfinity = __builtin_inff();
+constexpr float kNan = __builtin_nanf("");
+// 1.5 * 2^23: adding it rounds to an integer, which the low mantissa bits then hold.
+constexpr float kRintMagic = 12582912.0f;
+
+template <typename V>
+GHOST_INLINE V broadcast(float x) {
+  return V{} + x;
+}
+
+template <typename V>
+GHOST_INLINE V load(const float* x) {
+  V v;
+  __builtin_memcpy(&v, x, sizeof v);
+  return v;
+}
+
+template <typename V>
+GHOST_INLINE void store(float* x, V v) {
+  __builtin_memcpy(x, &v, sizeof v);
+}
+
+// The first n < width elements, the other lanes zero.
+template <typename V>
+GHOST_INLINE V load_part(const float* x, size_t n) {
+  float buffer[Bits<V>::width] = {};
+  for (size_t i = 0; i < n; ++i) buffer[i] = x[i];
+  return load<V>(buffer);
+}
+
+template <typename V>
+GHOST_INLINE void store_part(float* x, V v, size_t n) {
+  float buffer[Bits<V>::width];
+  store(buffer, v);
+  for (size_t i = 0; i < n; ++i) x[i] = buffer[i];
+}
+
+// mask ? a : b, where a comparison made the mask.
+template <typename V>
+GHOST_INLINE V select(typename Bits<V>::i32 mask, V a, V b) {
+  typedef typename Bits<V>::i32 I;
+  return (V)((mask & (I)a) | (~mask & (I)b));
+}
+
+template <typename V>
+GHOST_INLINE V vabs(V x) {
+  return (V)((typename Bits<V>::u32)x & 0x7FFFFFFFu);
+}
+
+// e^x = 2^n e^r with n = rint(x / ln 2), |r| <= ln(2) / 2, and e^r = 1 + (r + r^2 P(r)).
+template <typename V>
+GHOST_INLINE V vexp(V x) {
+  // Beyond these bounds the result is inf or 0 anyway. NaN compares false and stays.
+  x = select(x < -104.0f, broadcast<V>(-104.0f), x);
+  x = select(x > 89.0f, broadcast<V>(89.0f), x);
+  constexpr float kMagic = kRintMagic + 254.0f;  // 254 is twice the exponent bias
+  V shifted = x * 0x1.715476p+0f + kMagic;
+  V n = shifted - kMagic;
+  V r = x - n * 0x1.62e4p-1f;  // exact: the high part of ln 2 has 15 bits
+  r = r - n * 0x1.7f7d1cp-20f;
+
+  V y = r * 0x1.6ac74ep-10f;
+  y = (y + 0x1.123dep-7f) * r;
+  y = (y + 0x1.555858p-5f) * r;
+  y = (y + 0x1.55548cp-3f) * r;
+  y = (y + 0x1.fffffcp-2f) * (r * r);
+  y = (y + r) + 1.0f;
+
+  // The low bits of `shifted` hold n + 254. Two factors 2^a 2^b with a + b = n, both normal: the first product is
+  // exact, so overflow and gradual underflow are rounded once, in the last product.
+  typedef typename Bits<V>::u32 U;
+  U bits = (U)shifted;
+  U first = bits >> 1;
+  U second = bits - first;
+  return (y * (V)(first << 23)) * (V)(second << 23);
+}
+
+// Positive normal u = 2^exponent (1 + f) with sqrt(1/2) <= 1 + f < sqrt(2).
+template <typename V>
+GHOST_INLINE void log_reduce(V u, V* exponent, V* f) {
+  typedef typename Bits<V>::u32 U;
+  constexpr uint32_t kSqrtHalf = 0x3F3504F3;
+  U bits = (U)u - kSqrtHalf;
+  *exponent = __builtin_convertvector((typename Bits<V>::i32)bits >> 23, V);
+  *f = (V)((bits & 0x007FFFFFu) + kSqrtHalf) - 1.0f;
+}
+
+// exponent ln 2 + log(1 + f), where `low` holds exponent times the low part of ln 2, plus any correction.
+// With s = f / (2 + f): log(1 + f) = 2 atanh(s) = f - (h - s (h + R(s^2))), h = f^2 / 2.
+template <typename V>
+GHOST_INLINE V log_combine(V exponent, V f, V low) {
+  V s = f / (f + 2.0f);
+  V z = s * s;
+  V y = z * 0x1.31e03cp-2f;
+  y = (y + 0x1.995ed8p-2f) * z;
+  y = (y + 0x1.55557ap-1f) * z;
+  V half_square = (f * f) * 0.5f;
+  y = (y + half_square) * s + low;
+  y = (y - half_square) + f;
+  return y + exponent * 0x1.62e4p-1f;
+}
+
+template <typename V>
+GHOST_INLINE V vlog(V x) {
+  typename Bits<V>::i32 tiny = x < 0x1p-126f;
+  V exponent, f;
+  log_reduce(x * select(tiny, broadcast<V>(0x1p23f), broadcast<V>(1.0f)), &exponent, &f);
+  exponent = exponent - select(tiny, broadcast<V>(23.0f), V{});
+  V y = log_combine(exponent, f, exponent * 0x1.7f7d1cp-20f);
+  y = select(x < kInfinity, y, x);
+  y = select(x == 0.0f, broadcast<V>(-kInfinity), y);
+  return select(x < 0.0f, broadcast<V>(kNan), y);
+}
+
+// log(u) + c / u, where u = fl(1 + x) and c = x - (u - 1) is what the addition rounded off.
+template <typename V>
+GHOST_INLINE V vlog1p(V x) {
+  V u = x + 1.0f;
+  V correction = (x - (u - 1.0f)) / u;
+  V exponent, f;
+  log_reduce(u, &exponent, &f);
+  V y = log_combine(exponent, f, exponent * 0x1.7f7d1cp-20f + correction);
+  y = select(x < kInfinity, y, x);
+  y = select(x == 0.0f, x, y);
+  y = select(x == -1.0f, broadcast<V>(-kInfinity), y);
+  return select(x < -1.0f, broadcast<V>(kNan), y);
+}
+
+// e / (1 + e) with e = exp(x) for x < 0, else 1 / (1 + exp(-x)).
+template <typename V>
+GHOST_INLINE V vsigmoid(V x) {
+  V e = vexp(-vabs(x));
+  return select(x < 0.0f, e, broadcast<V>(1.0f)) / (e + 1.0f);
+}
+
+template <typename V>
+GHOST_INLINE V vsilu(V x) { return vsigmoid(x) * x; }
+
+template <typename V>
+GHOST_INLINE V vsoftplus(V x) { return vlog1p(vexp(-vabs(x))) + select(x > 0.0f, x, V{}); }
+
+// Half to even for |x| < 2^22; a zero result is +0.
+template <typename V>
+GHOST_INLINE V vrint(V x) { return (x + kRintMagic) - kRintMagic; }
+
+#define GHOST_SCALAR_AND_MAP(name)                                                    \
+  GHOST_INLINE float name##1(float x) { return v##name(broadcast<f32xn>(x))[0]; }     \
+  GHOST_INLINE void map_##name(const float* x, float* y, size_t n) {                  \
+    size_t i = 0;                                                                     \
+    for (; i + kWidth <= n; i += kWidth) store(y + i, v##name(load<f32xn>(x + i)));   \
+    if (i < n) store_part(y + i, v##name(load_part<f32xn>(x + i, n - i)), n - i);     \
+  }
+GHOST_SCALAR_AND_MAP(exp)
+GHOST_SCALAR_AND_MAP(log)
+GHOST_SCALAR_AND_MAP(log1p)
+GHOST_SCALAR_AND_MAP(sigmoid)
+GHOST_SCALAR_AND_MAP(silu)
+GHOST_SCALAR_AND_MAP(softplus)
+GHOST_SCALAR_AND_MAP(rint)
+#undef GHOST_SCALAR_AND_MAP
+
+// The lanes of a canonical sum added as a tree: lane i += lane i + 8, i + 4, i + 2, i + 1.
+GHOST_INLINE float lane_tree(f32x16 lanes) {
+  float sum[kLanes];
+  store(sum, lanes);
+  for (size_t step = kLanes / 2; step > 0; step /= 2)
+    for (size_t i = 0; i < step; ++i) sum[i] = sum[i] + sum[i + step];
+  return sum[0];
+}
+
+// Canonical sums: lane j of 16 starts at +0 and adds elements j, j + 16, ... in turn, then the tree. A lane is
+// never -0, so the zeros that fill a ragged last block change nothing.
+GHOST_INLINE float lane_sum(const float* x, size_t n) {
+  f32x16 lanes{};
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) lanes = lanes + load<f32x16>(x + i);
+  if (i < n) lanes = lanes + load_part<f32x16>(x + i, n - i);
+  return lane_tree(lanes);
+}
+
+// Sum of a[i] * b[i], each product rounded before it is added.
+GHOST_INLINE float lane_dot(const float* a, const float* b, size_t n) {
+  f32x16 lanes{};
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) lanes = lanes + load<f32x16>(a + i) * load<f32x16>(b + i);
+  if (i < n) lanes = lanes + load_part<f32x16>(a + i, n - i) * load_part<f32x16>(b + i, n - i);
+  return lane_tree(lanes);
+}
+
+GHOST_INLINE float lane_sum_squares(const float* x, size_t n) { return lane_dot(x, x, n); }
+
+}  // namespace
+}  // namespace ghost
+
+#undef GHOST_INLINE
+
+#endif  // GHOST_CORE_NUMERICS_INL_H_
