@@ -159,3 +159,45 @@ class SamplingConfig(Config):
         self._require(0 <= self.min_p <= 1, "min_p", "in 0..1")
         self._require(0 <= self.seed < 1 << 64, "seed", "in 0..2^64-1")
         self._require(0 <= self.max_bytes, "max_bytes", "zero or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Config):
+    """How a model is trained. One step reads batch_size sequences; everything random is a function of (seed, step)."""
+
+    steps: int = option(0, "optimizer steps; 0: chosen for the data, or from minutes")
+    minutes: float = option(0.0, "train for about this long: steps are fixed after a short measurement")
+    batch_size: int = option(12, "sequences a step")
+    seq_len: int = option(64, "bytes of a text window, and the longest prompt plus completion")
+    lr: float = option(4e-3, "peak learning rate")
+    final_lr: float = option(0.05, "learning rate at the end, as a share of the peak (cosine)")
+    warmup_steps: int = option(100, "steps of linear warm-up, at most a tenth of all steps")
+    beta1: float = option(0.9, "AdamW, first moment")
+    beta2: float = option(0.99, "AdamW, second moment")
+    weight_decay: float = option(0.1, "AdamW, on quantised matrices only")
+    clip_norm: float = option(1.0, "largest global gradient norm")
+    dropout: float = option(0.0, "dropout on every residual branch")
+    prompt_noise: float = option(0.0, "rate of typing errors put into prompts (question-answer data)")
+    seed: int = option(0, "seed of initial values, batches, dropout")
+    mod_weight: float = option(0.01, "weight of the loss that aligns top-k routing with its threshold")
+    depth_weight: float = option(0.001, "weight of the mean depth gate, the price of processing a byte")
+    memory_entries: int = option(64, "detached entries shown to the memory layers in every second step")
+    validation_fraction: float = option(0.05, "share of a text's end kept for validation when no file is given")
+    eval_interval: int = option(0, "steps between evaluations through the packed path; 0: a tenth of all steps")
+    patience: int = option(0, "stop after this many evaluations without improvement; 0: never")
+    stop_when_solved: bool = option(True, "question-answer data: stop once every training item is answered exactly")
+    checkpoint_interval: int = option(0, "steps between checkpoints; 0: at every evaluation")
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "seq_len"):
+            self._require(1 <= getattr(self, name) <= 1 << 20, name, "in 1..1048576")
+        for name in ("steps", "warmup_steps", "memory_entries", "eval_interval", "patience", "checkpoint_interval"):
+            self._require(0 <= getattr(self, name) <= 1 << 31, name, "zero or more")
+        for name in ("minutes", "weight_decay", "mod_weight", "depth_weight"):
+            self._require(getattr(self, name) >= 0, name, "zero or more")
+        for name in ("beta1", "beta2", "dropout", "prompt_noise", "validation_fraction"):
+            self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
+        self._require(0 <= self.final_lr <= 1, "final_lr", "in 0..1")
+        self._require(self.lr > 0, "lr", "positive")
+        self._require(self.clip_norm > 0, "clip_norm", "positive")
+        self._require(0 <= self.seed < 1 << 63, "seed", "in 0..2^63-1")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ghost_ref.config import ModelConfig
-from ghost_ref.ops.ternary import SCALE_SMALLEST, THRESHOLD_RANGE
+from ghost_ref.constants import SCALE_SMALLEST, THRESHOLD_RANGE
 from ghost_ref.parameters import CODEBOOK, TERNARY, parameter_specs
 
 Params = dict[str, np.ndarray]

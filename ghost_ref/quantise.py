@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ghost_ref.config import ModelConfig
-from ghost_ref.ops.ternary import SCALE_SMALLEST
+from ghost_ref.constants import SCALE_SMALLEST
 from ghost_ref.parameters import CODEBOOK, INT8, TERNARY, parameter_specs
 
 Weights = dict[str, Any]

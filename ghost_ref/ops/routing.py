@@ -7,9 +7,8 @@ import math
 import numpy as np
 
 from ghost_ref.autodiff import Var, op
+from ghost_ref.constants import GATE_SLOPE
 from ghost_ref.numerics import sigmoid
-
-GATE_SLOPE = 5.0
 
 
 def compaction_index(keep):

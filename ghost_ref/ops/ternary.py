@@ -9,11 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from ghost_ref.autodiff import op
+from ghost_ref.constants import FLOAT16_LARGEST, SCALE_SMALLEST, THRESHOLD_RANGE
 from ghost_ref.numerics import lane_sum
 
-FLOAT16_LARGEST = 65504.0
-SCALE_SMALLEST = 2.0**-14  # smallest normal float16: a scale can neither vanish nor lose precision
-THRESHOLD_RANGE = (0.3, 1.2)
 KERNEL_WIDTH = 0.25  # half-width of the threshold's surrogate, in units of mean |w|
 
 

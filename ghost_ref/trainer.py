@@ -1,0 +1,132 @@
+"""One optimizer step of the NumPy trainer, and the state it works on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ghost_ref.autodiff import detach, value_and_grad
+from ghost_ref.batches import DROPOUT, ENTRIES, Batch, make_batch, random_stream
+from ghost_ref.checkpoint import Checkpoint
+from ghost_ref.config import PAD, ModelConfig, TrainingConfig
+from ghost_ref.data import Dataset
+from ghost_ref.initialise import initialise
+from ghost_ref.model import Output
+from ghost_ref.objective import objective
+from ghost_ref.ops.norm import unit_forward
+from ghost_ref.optimizer import adamw_update, global_norm, parameter_groups, project
+from ghost_ref.schedule import learning_rate
+from ghost_ref.training_ops import have_kernels, training_ops
+
+Params = dict[str, np.ndarray]
+VALUE_BYTES = 8  # of a memory entry, seen by the memory layers
+
+
+def new_checkpoint(config: ModelConfig, training: TrainingConfig, data: Dataset) -> Checkpoint:
+    """Step 0 of a run."""
+    params = initialise(config, training.seed)
+    zeros = [{name: np.zeros_like(p) for name, p in params.items()} for _ in range(2)]
+    return Checkpoint(config, training, data.digest, params, *zeros)
+
+
+class Trainer:
+    """Steps a Checkpoint forward in place."""
+
+    def __init__(self, checkpoint: Checkpoint, data: Dataset) -> None:
+        self.run, self.data = checkpoint, data
+        self.ops = training_ops()
+        self.groups = parameter_groups(checkpoint.config, checkpoint.training.weight_decay)
+        self.update = adamw_update
+        if have_kernels():
+            from ghost_ref import _train
+
+            self.update = _train.adamw_update
+
+    def step(self) -> dict[str, Any]:
+        """Read one batch and update the parameters. Returns the step's metrics.
+
+        A step whose loss or any gradient is not finite is rejected: parameters and moments stay as they were and
+        the metrics name the parameter under ``rejected``."""
+        run = self.run
+        index = run.progress.step
+        batch = make_batch(self.data, run.training, index)
+        memory = run.memory if index % 2 and run.memory else None
+
+        def loss(params: Params) -> Any:
+            return objective(params, run.config, run.training, batch, ops=self.ops, memory=memory,
+                             dropout=self._dropout(index))
+
+        with np.errstate(all="ignore"):  # the guard below looks at every result
+            value, (cross_entropy, output), grads = value_and_grad(loss, run.params)
+            norm = global_norm(grads)
+        run.progress.step += 1
+        run.progress.bytes_read += int(batch.valid.sum())
+        metrics = {"step": run.progress.step, "loss": float(cross_entropy), "gradient_norm": norm}
+        if not np.isfinite(norm) or not np.isfinite(value):
+            run.progress.rejected += 1
+            return {**metrics, "rejected": next((k for k, g in grads.items() if not np.isfinite(g).all()), "loss")}
+        metrics["lr"] = self._apply(grads, norm, index)
+        self._remember(batch, output, index)
+        return {**metrics, **routing_metrics(output)}
+
+    def _apply(self, grads: Params, norm: float, index: int) -> float:
+        run, t = self.run, self.run.training
+        lr = learning_rate(t, index)
+        clip = np.float32(min(1.0, t.clip_norm / max(norm, 1e-30)))
+        applied = index + 1 - run.progress.rejected
+        c1, c2 = 1 / (1 - t.beta1**applied), 1 / (1 - t.beta2**applied)
+        for name, p in run.params.items():
+            share, decay = self.groups[name]
+            g = np.ascontiguousarray(grads[name]) * clip
+            self.update(p.reshape(-1), g.reshape(-1), run.first_moments[name].reshape(-1),
+                        run.second_moments[name].reshape(-1), lr * share, t.beta1, t.beta2, 1e-8, decay, c1, c2)
+        project(run.params)
+        return lr
+
+    def _dropout(self, index: int) -> Any:
+        rate = self.run.training.dropout
+        if not rate:
+            return None
+        rng = random_stream(self.run.training.seed, DROPOUT, index)
+
+        def apply(x: Any) -> Any:
+            mask = (rng.random(x.shape, np.float32) >= rate) * np.float32(1 / (1 - rate))
+            return self.ops.dropout(x, mask)
+
+        return apply
+
+    def _remember(self, batch: Batch, output: Output, index: int) -> None:
+        """Keep detached entries for the next step: unit hidden states and the bytes that followed them."""
+        count = self.run.training.memory_entries
+        if not self.run.config.memory_layers or not count:
+            return
+        rng = random_stream(self.run.training.seed, ENTRIES, index)
+        rows, columns = np.nonzero(batch.valid)
+        chosen = np.sort(rng.choice(len(rows), min(count, len(rows)), replace=False))
+        rows, columns = rows[chosen], columns[chosen]
+        following = np.pad(batch.targets, ((0, 0), (0, VALUE_BYTES)), constant_values=PAD)
+        values = following[rows[:, None], columns[:, None] + np.arange(VALUE_BYTES)]
+        keys, _ = unit_forward(detach(output.hidden)[rows, columns])
+        counts = np.maximum((np.cumsum(values == PAD, 1) == 0).sum(1), 1).astype(np.int32)
+        self.run.memory = {"keys": keys, "values": values, "counts": counts}
+
+
+def routing_metrics(output: Output) -> dict[str, Any]:
+    """Per routed layer: share of tokens processed, and of survivors on which top-k and the threshold agree."""
+    processed, agreement = {}, {}
+    for i, routing in output.routing.items():
+        processed[str(i)] = round(float(routing.kept.mean()), 4)
+        if routing.scores is not None and routing.survivors.any():
+            agree = (detach(routing.scores) > 0) == routing.kept
+            agreement[str(i)] = round(float(agree[routing.survivors].mean()), 4)
+    return {"processed": processed, "agreement": agreement}
+
+
+def zero_fractions(params: Params, config: ModelConfig, ops: Any) -> dict[str, float]:
+    """Share of zero trits per ternary or codebook matrix: learned thresholds can collapse, so they are watched."""
+    from ghost_ref.quantise import quantise
+
+    weights = quantise(params, config, ops)
+    return {name.removesuffix(".trits"): round(float((w == 0).mean()), 4)
+            for name, w in weights.items() if name.endswith(".trits")}

@@ -1,0 +1,44 @@
+"""The op vocabulary of the NumPy trainer: ghost_ref.ops with faster twins laid over it by name.
+
+Training needs no canonical order: dots go through BLAS, and the Cython kernels (ghost_ref._train), where built,
+replace the NumPy pairs of the same name. Each twin is judged against the pair it replaces by an error bound.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from types import SimpleNamespace
+
+from ghost_ref import ops
+from ghost_ref.autodiff import op
+from ghost_ref.ops.linear import pairwise_dot_backward, slot_sum_backward
+
+KERNELS = ("selective_scan", "causal_conv1d", "silu", "softplus")
+
+
+def pairwise_dot_forward(x, keys):
+    """y_j = x·key_j by BLAS.   x (..., d), keys (M, d) -> (..., M)"""
+    return x @ keys.T, (x, keys)
+
+
+def slot_sum_forward(p, values):
+    """y = Σ_j p_j·v_j by BLAS.   p (..., M), values (M, d) -> (..., d)"""
+    return p @ values, (p, values)
+
+
+def have_kernels() -> bool:
+    """Whether the compiled training kernels are installed."""
+    return importlib.util.find_spec("ghost_ref._train") is not None
+
+
+def training_ops(use_kernels: bool = True) -> SimpleNamespace:
+    """The vocabulary; with use_kernels the Cython twins where they are built."""
+    table = {name: getattr(ops, name) for name in ops.__all__}
+    table["pairwise_dot"] = op(pairwise_dot_forward, pairwise_dot_backward)
+    table["slot_sum"] = op(slot_sum_forward, slot_sum_backward)
+    if use_kernels and have_kernels():
+        from ghost_ref import _train
+
+        for name in KERNELS:
+            table[name] = op(getattr(_train, f"{name}_forward"), getattr(_train, f"{name}_backward"))
+    return SimpleNamespace(**table)
