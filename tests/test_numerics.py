@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import platform
+import zlib
 
 import mpmath
 import numpy as np
@@ -56,9 +57,7 @@ def sample_points() -> np.ndarray:
     ]
     edges = np.array([*edges, math.sqrt(0.5), math.log(2) / 2, math.inf], F)
     with np.errstate(all="ignore"):
-        edges = np.concatenate(
-            [np.nextafter(edges, F(0)), edges, np.nextafter(edges, F(np.inf)), F([np.nan])]
-        )
+        edges = np.concatenate([np.nextafter(edges, F(0)), edges, np.nextafter(edges, F(np.inf)), F([np.nan])])
     denormals = from_bits(np.arange(2048))
     parts = [stratified, wide, normal, near_one, near_minus_one, edges, -edges, denormals, -denormals]
     with np.errstate(all="ignore"):
@@ -166,6 +165,31 @@ def test_complex_step_derivative(name: str) -> None:
     np.testing.assert_allclose(value.imag / 1e-30, exact, rtol=1e-13)
 
 
+# The bits themselves: any change to these is a change of the format
+
+PINNED_CRC32 = {
+    "exp": 0x555FFB8F,
+    "log": 0xBEF87EEF,
+    "log1p": 0x64F69157,
+    "sigmoid": 0x00B83BFE,
+    "silu": 0xEE447537,
+    "softplus": 0x9F402955,
+    "rint": 0xE2DCFCBB,
+}
+
+
+def checksum(y: np.ndarray) -> int:
+    return zlib.crc32(np.where(np.isnan(y), F(np.nan), y).astype("<f4").tobytes())
+
+
+@pytest.mark.parametrize("name", PINNED_CRC32)
+def test_bits_are_pinned(name: str) -> None:
+    x = from_bits(np.arange(0, 2**32, 8191, dtype=np.uint64))
+    if name == "rint":
+        x = x[np.abs(x) < 2.0**22]
+    assert checksum(getattr(numerics, name)(x)) == PINNED_CRC32[name]
+
+
 # The native twin
 
 
@@ -236,6 +260,13 @@ def test_maximum_order(values: list[float]) -> None:
     result = numerics.maximum_reduce(x)
     assert result.dtype == F
     assert_same_bits(np.atleast_1d(result), np.atleast_1d(expected), np.atleast_1d(expected))
+
+
+def test_maximum_of_zeros_and_nans() -> None:
+    assert np.signbit(numerics.maximum_reduce(F([-0.0, 0.0])))
+    assert not np.signbit(numerics.maximum_reduce(F([0.0, -0.0])))
+    assert np.isnan(numerics.maximum_reduce(F([np.nan, 1.0])))
+    assert numerics.maximum_reduce(F([1.0, np.nan, 2.0])) == 2.0
 
 
 @pytest.mark.parametrize("name", ["lane_sum", "index_sum", "maximum_reduce"])
