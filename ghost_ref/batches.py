@@ -20,7 +20,7 @@ def random_stream(seed: int, purpose: int, step: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens, targets (B, L) uint8; loss_mask (B, L): where the loss is taken; valid (B, L): targets that are not PAD."""
+    """tokens, targets (B, L) uint8; loss_mask: where the loss is taken; valid: targets that are not PAD, both (B, L)."""
 
     tokens: np.ndarray
     targets: np.ndarray
@@ -42,10 +42,10 @@ def check_trainable(data: Dataset, training: TrainingConfig) -> None:
             raise GhostError(f"{data.name} has {len(data.text)} bytes of training text, fewer than seq_len + 1 = "
                              f"{training.seq_len + 1}; give more text or lower seq_len.")
         return
-    longest = max(data.pairs, key=lambda pair: len(pair_bytes(pair)))
-    if len(pair_bytes(longest)) > training.seq_len:
-        raise GhostError(f"{data.name} holds a prompt and completion of {len(pair_bytes(longest))} bytes, more than seq_len "
-                         f"= {training.seq_len}; raise it with --set seq_len={len(pair_bytes(longest))}.")
+    longest = max(len(pair_bytes(pair)) for pair in data.pairs)
+    if longest > training.seq_len:
+        raise GhostError(f"{data.name} holds a prompt and completion of {longest} bytes, more than seq_len = "
+                         f"{training.seq_len}; raise it with --set seq_len={longest}.")
 
 
 def _text_batch(text: bytes, training: TrainingConfig, step: int) -> Batch:

@@ -91,4 +91,5 @@ def _load(path: Path) -> Checkpoint:
     expected = {name: ("F32", spec.shape) for name, spec in parameter_specs(config).items()}
     for prefix in ("", "adamw.m", "adamw.v"):
         check_tensors(path, parts[prefix], expected)
-    return Checkpoint(config, training, digest, parts[""], parts["adamw.m"], parts["adamw.v"], parts["memory"], progress)
+    return Checkpoint(config, training, digest, parts[""], parts["adamw.m"], parts["adamw.v"], parts["memory"],
+                      progress)

@@ -61,8 +61,8 @@ def evaluate_text(model: Model, text: bytes, protocol: str = "p256", limit: int 
 
 def evaluate_answers(model: Model, pairs: Sequence[Pair], bank: Any = None,
                      on_progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Greedy answers compared byte by byte with the completions: exact share with its 95 % Wilson interval, over all and
-    per kind, and the wrong ones. bank: a MemoryBank to answer with (ghost_ref.memory_bank.answer)."""
+    """Greedy answers compared byte by byte with the completions: exact share with its 95 % Wilson interval, over all
+    and per kind, and the wrong ones. bank: a MemoryBank to answer with (ghost_ref.memory_bank.answer)."""
     if not pairs:
         raise GhostError("There are no question-answer pairs to evaluate.")
     results = []
@@ -75,7 +75,7 @@ def evaluate_answers(model: Model, pairs: Sequence[Pair], bank: Any = None,
     kinds = sorted({pair.kind for pair in pairs if pair.kind})
     if kinds:
         report["kinds"] = {kind: _share([right for pair, _, right in results if pair.kind == kind]) for kind in kinds}
-    report["wrong"] = [{"prompt": pair.prompt.decode("utf-8"), "expected": pair.completion.decode("utf-8"), "given": given}
+    report["wrong"] = [{"prompt": pair.prompt.decode(), "expected": pair.completion.decode(), "given": given}
                        for pair, given, right in results if not right]
     return report
 

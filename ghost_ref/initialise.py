@@ -16,7 +16,8 @@ FIRST_THRESHOLD = 0.7  # of mean |w|: near the optimum for Gaussian and uniform 
 DT_RANGE = (1e-3, 1e-1)  # as in state-spaces/mamba
 CODEBOOK_MARGIN = (0.25, 4.0)  # around the smallest and largest first magnitude
 CONSTANTS = {"memory.score_scale": 20.0, "memory.gate.bias": -2.0, "depth.bias": 3.0}
-ONES = ("norm_mixer.weight", "norm_attention.weight", "norm_memory.weight", "norm_ffn.weight", "norm_f.weight", "mixer.D")
+ONES = ("norm_mixer.weight", "norm_attention.weight", "norm_memory.weight", "norm_ffn.weight", "norm_f.weight",
+        "mixer.D")
 ZEROS = ("bias", "byte_importance", "depth.weight", "memory.gate.weight")
 
 

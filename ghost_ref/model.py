@@ -71,6 +71,7 @@ class Context:
         return self.ops.dequantise_rows(self[name], self[f"{name}_scale"])
 
     def get_past(self, name: str) -> Any:
+        """An array of the state the chunk starts from, None at the beginning."""
         return None if self.past is None else self.past[name]
 
 
@@ -109,7 +110,7 @@ def _forward_rows(weights, config, tokens, state, **options) -> Output:
     """Several streams: their routers keep different tokens, so each runs on its own."""
     rows = [forward(weights, config, tokens[b : b + 1], {k: v[b : b + 1] for k, v in state.items()}, **options)
             for b in range(len(tokens))]
-    stacked = {k: np.concatenate([r.state[k] for r in rows]) for k in state}
+    stacked = {k: np.concatenate([r.state[k] for r in rows if r.state]) for k in state}
     return Output(np.concatenate([r.logits for r in rows]), np.concatenate([r.hidden for r in rows]), stacked)
 
 

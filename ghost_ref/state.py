@@ -34,7 +34,7 @@ def state_shapes(config: ModelConfig, batch: int = 1) -> dict[str, tuple[tuple[i
 
 def initial_state(config: ModelConfig, batch: int = 1) -> State:
     """The state before the first byte: zeros, and a uniform prediction for the surprise predictor."""
-    state = {name: np.zeros(shape, dtype) for name, (shape, dtype) in state_shapes(config, batch).items()}
+    state: State = {name: np.zeros(shape, dtype) for name, (shape, dtype) in state_shapes(config, batch).items()}
     if config.surprise_layers:
         state["surprise.log_q"][:] = np.float32(-math.log(VOCABULARY))
     return state

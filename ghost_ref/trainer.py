@@ -26,8 +26,8 @@ VALUE_BYTES = 8  # of a memory entry, seen by the memory layers
 def new_checkpoint(config: ModelConfig, training: TrainingConfig, data: Dataset) -> Checkpoint:
     """Step 0 of a run."""
     params = initialise(config, training.seed)
-    zeros = [{name: np.zeros_like(p) for name, p in params.items()} for _ in range(2)]
-    return Checkpoint(config, training, data.digest, params, *zeros)
+    first, second = ({name: np.zeros_like(p) for name, p in params.items()} for _ in range(2))
+    return Checkpoint(config, training, data.digest, params, first, second)
 
 
 class Trainer:
