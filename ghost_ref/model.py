@@ -57,7 +57,7 @@ class Context:
     def linear(self, name: str, x: Any) -> Any:
         """The linear layer `name`, by the form its weights have."""
         if self.config.linear == "float":
-            return self.ops.linear(x, self[f"{name}.weight"])
+            return self.ops.float_linear(x, self[f"{name}.weight"])
         if f"{name}.index" in self.weights:
             codebook = self[f"{name.rpartition('.')[0]}.codebook"]
             return self.ops.codebook_linear(x, self[f"{name}.trits"], self[f"{name}.index"], codebook,
@@ -97,7 +97,7 @@ def forward(weights: Weights, config: ModelConfig, tokens: np.ndarray, state: St
         h = _layer(c, i, h, tokens, keep[i], embedding, output)
     output.hidden = ops.rms_norm(h, c["norm_f.weight"])
     if config.linear == "float":
-        output.logits = ops.linear(output.hidden, embedding)
+        output.logits = ops.float_linear(output.hidden, embedding)
     else:
         output.logits = ops.quantised_linear(output.hidden, c["embedding.weight"], c["embedding.weight_scale"],
                                              largest_weight=127)

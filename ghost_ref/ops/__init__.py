@@ -14,7 +14,7 @@ from ghost_ref.ops.attention import strided_attention, strided_positions
 from ghost_ref.ops.codebook import codebook_linear
 from ghost_ref.ops.conv import causal_conv1d
 from ghost_ref.ops.embedding import mean_value_embedding, take, window
-from ghost_ref.ops.linear import linear, null_and_slots, pairwise_dot, quantised_linear, row_dot, slot_sum
+from ghost_ref.ops.linear import float_linear, null_and_slots, pairwise_dot, quantised_linear, row_dot, slot_sum
 from ghost_ref.ops.loss import binary_cross_entropy, cross_entropy, masked_mean
 from ghost_ref.ops.norm import rms_norm, unit
 from ghost_ref.ops.routing import compact, depth_gate, restore, select, top_k_mask, weighted_residual
@@ -32,8 +32,8 @@ __all__ = [
     "dequantise_rows",
     "detach",
     "dropout",
+    "float_linear",
     "int8_rows",
-    "linear",
     "log_softmax",
     "masked_mean",
     "mean_value_embedding",

@@ -64,12 +64,12 @@ def quantised_linear_backward(dy, saved):
     return dx, dweight, dscale
 
 
-def linear_forward(x, weight):
+def float_linear_forward(x, weight):
     """y = x · Wᵀ, no quantisation.   x (..., k), weight (n, k) -> (..., n)"""
     return x @ weight.T, (x, weight)
 
 
-def linear_backward(dy, saved):
+def float_linear_backward(dy, saved):
     x, weight = saved
     return dy @ weight, dy.reshape(-1, weight.shape[0]).T @ x.reshape(-1, weight.shape[1])
 
@@ -117,7 +117,7 @@ def null_and_slots_backward(dy, saved):
 
 
 quantised_linear = op(quantised_linear_forward, quantised_linear_backward)
-linear = op(linear_forward, linear_backward)
+float_linear = op(float_linear_forward, float_linear_backward)
 row_dot = op(row_dot_forward, row_dot_backward)
 pairwise_dot = op(pairwise_dot_forward, pairwise_dot_backward)
 null_and_slots = op(null_and_slots_forward, null_and_slots_backward)
