@@ -42,8 +42,8 @@ def _first_value(name, spec, config, params, rng):
     if name.endswith(".codebook"):
         matrices = [params[f"{stem}.{m}_proj.weight"] for m in ("gate", "up", "down")]
         magnitudes = np.concatenate([_mean_kept(w, config.codebook_group).ravel() for w in matrices])
-        low, high = magnitudes.min() * CODEBOOK_MARGIN[0], magnitudes.max() * CODEBOOK_MARGIN[1]
-        return np.geomspace(low, high, CODEBOOK_SIZE)
+        used = magnitudes[magnitudes > 0]  # a small group may keep nothing
+        return np.geomspace(used.min() * CODEBOOK_MARGIN[0], used.max() * CODEBOOK_MARGIN[1], CODEBOOK_SIZE)
     if name.endswith("mixer.A_log"):
         return np.broadcast_to(np.log(np.arange(1, config.d_state + 1)), spec.shape)
     if name.endswith("dt_proj.bias"):
