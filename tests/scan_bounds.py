@@ -60,18 +60,32 @@ def parallel_bound(x, dt, A, Bm, Cm, D, past, k, chunk):
     return y * ROOM + UNDERFLOW, error
 
 
-def gradient_bounds(dy, arrays, past, length, k):
-    """|error| <= n·u·Σ|terms| for each gradient of the scan.
+def absolute_gradients(dy, arrays, past, length, extra=0.0, stretch=1.0):
+    """Σ|terms| of every gradient, with each decay exp(dt·A) replaced by exp(dt·A·stretch + extra).
 
-    Every gradient is a sum of products of inputs and decays, so the float64 backward on absolute inputs (A
-    keeps its sign: decays are positive) is Σ|terms|. A term has at most one decay per step, each with
-    (2k + |dt·A| + 1)·u and one addition, then the sums over n, channels, time and batch."""
-    x, dt, A, Bm, Cm, D = arrays
-    absolute = (abs(x), abs(dt), A, abs(Bm), abs(Cm), abs(D), abs(past))
-    _, saved = selective_scan_forward(*absolute, length=length)
-    magnitudes = selective_scan_backward(np.abs(dy), saved)
-    batch, steps, channels = x.shape
-    decay = np.abs(dt).max(initial=0) * np.abs(A).max(initial=0)
-    path = steps * (2 * k + decay + 2) + A.shape[1] + 8
-    counts = (path, path, path + steps * batch, path + channels, path + channels, steps * batch)
-    return [count * U * m + steps * UNDERFLOW for count, m in zip(counts, magnitudes, strict=True)]
+    A gradient is a sum of products of inputs and decays, so the float64 backward on absolute inputs gives it (A
+    keeps its sign, decays being positive; the term of ddt with that sign is turned round). A constant factor on the
+    decays is the same as B shrinking and C growing with time."""
+    x, dt, A, Bm, Cm, D = (np.abs(a) for a in arrays)
+    growth = np.exp(extra * np.arange(1, x.shape[1] + 1))[:, None]
+    inputs = (x, dt, -A * stretch, Bm / growth, Cm * growth, D, np.abs(past))
+    _, saved = selective_scan_forward(*inputs, length=length)
+    dx, ddt, dA, dB, dC, dD = selective_scan_backward(np.abs(dy), saved)
+    of_u = (dx - np.abs(dy) * D) / dt * x  # du·x
+    return dx, 2 * of_u - ddt, dA, dB / growth, dC * growth, dD
+
+
+def gradient_bounds(dy, arrays, past, length, k):
+    """Bounds of the gradients of the scan in float32, one array each.
+
+    Every decay in a term has a relative error of (2k + |dt·A| + 1)·u, and comes with one addition; then a term goes
+    through a few products and the sums over n, over channels, or over time and batch."""
+    x, _, A = arrays[:3]
+    (batch, steps, channels), n = x.shape, A.shape[1]
+    magnitudes = absolute_gradients(dy, arrays, past, length)
+    perturbed = absolute_gradients(dy, arrays, past, length, extra=(2 * k + 2) * U, stretch=1 - U)
+    roundings = (n + 8, n + 8, steps + batch + 8, channels + 8, channels + 8, steps + batch + 8)
+    return [
+        ROOM * ((far - near) + count * U * near) + steps * UNDERFLOW
+        for far, near, count in zip(perturbed, magnitudes, roundings, strict=True)
+    ]

@@ -1,0 +1,212 @@
+/* Selective scan, forward and backward. Sixteen channels go through time together, one per vector lane; a state is
+   (N, LANES). The forward keeps the state before every SEGMENT steps, from which the backward recomputes the rest
+   of a segment in cache. */
+#ifndef GHOST_TRAINING_SCAN_H
+#define GHOST_TRAINING_SCAN_H
+
+#include "vector_math.h"
+
+enum { LANES = 16, SEGMENT = 32 };
+
+struct scan_args {
+    ptrdiff_t steps, channels, n, blocks, segments, groups; /* L, E, N, ceil(E/LANES), ceil(L/SEGMENT) */
+    const float *x, *dt, *A, *Bm, *Cm, *D;                  /* (B, L, E) twice, (E, N), (B, L, N) twice, (E) */
+    const float* past;                                      /* (B, E, N) */
+    const ptrdiff_t* length;                                /* (B): kept tokens per row */
+    float *y, *present;                                     /* (B, L, E) zeroed, (B, E, N) */
+    float* starts;                                          /* (B, segments, blocks, N, LANES) */
+    const float* dy;                                        /* (B, L, E) */
+    float *dx, *ddt, *dA, *dB, *dC, *dD; /* like x, dt; per row (B, E, N); per group (B, groups, L, N) twice; (B, E) */
+};
+
+GHOST_INLINE ptrdiff_t scan_smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+/* Copy `width` channels, zero the other lanes. */
+GHOST_INLINE void scan_load(float* restrict lanes, const float* restrict source, ptrdiff_t width) {
+    if (width == LANES)
+        for (int j = 0; j < LANES; j++) lanes[j] = source[j];
+    else
+        for (int j = 0; j < LANES; j++) lanes[j] = j < width ? source[j] : 0.0f;
+}
+
+/* (width, N) rows of a parameter or state -> (N, LANES), and back. */
+GHOST_INLINE void scan_load_state(float* restrict lanes, const float* restrict source, ptrdiff_t width, ptrdiff_t n) {
+    memset(lanes, 0, (size_t)(n * LANES) * sizeof(float));
+    for (ptrdiff_t j = 0; j < width; j++)
+        for (ptrdiff_t i = 0; i < n; i++) lanes[i * LANES + j] = source[j * n + i];
+}
+
+GHOST_INLINE void scan_store_state(float* restrict target, const float* restrict lanes, ptrdiff_t width, ptrdiff_t n) {
+    for (ptrdiff_t j = 0; j < width; j++)
+        for (ptrdiff_t i = 0; i < n; i++) target[j * n + i] = lanes[i * LANES + j];
+}
+
+/* One unit is one block of channels of one batch row. Returns nonzero when out of memory. */
+GHOST_CLONES static int scan_forward_unit(const struct scan_args* a, ptrdiff_t index) {
+    const ptrdiff_t row = index / a->blocks, block = index % a->blocks, first = block * LANES, n = a->n;
+    const ptrdiff_t width = scan_smaller(LANES, a->channels - first), kept = a->length[row];
+    const size_t state_bytes = (size_t)(n * LANES) * sizeof(float);
+    float* restrict h = malloc(2 * state_bytes + 1);
+    if (h == NULL) return 1;
+    float* restrict A = h + n * LANES;
+    float D[LANES];
+    scan_load(D, a->D + first, width);
+    scan_load_state(A, a->A + first * n, width, n);
+    scan_load_state(h, a->past + (row * a->channels + first) * n, width, n);
+    for (ptrdiff_t t = 0; t < kept; t++) {
+        const ptrdiff_t token = row * a->steps + t;
+        const float *Bm = a->Bm + token * n, *Cm = a->Cm + token * n;
+        if (t % SEGMENT == 0)
+            memcpy(a->starts + ((row * a->segments + t / SEGMENT) * a->blocks + block) * n * LANES, h, state_bytes);
+        float x[LANES], dt[LANES], u[LANES], y[LANES] = {0};
+        scan_load(x, a->x + token * a->channels + first, width);
+        scan_load(dt, a->dt + token * a->channels + first, width);
+        GHOST_SIMD
+        for (int j = 0; j < LANES; j++) u[j] = dt[j] * x[j];
+        for (ptrdiff_t i = 0; i < n; i++) {
+            float* restrict hi = h + i * LANES;
+            const float* restrict Ai = A + i * LANES;
+            const float b = Bm[i], c = Cm[i];
+            GHOST_SIMD
+            for (int j = 0; j < LANES; j++) {
+                hi[j] = vector_exp(dt[j] * Ai[j]) * hi[j] + u[j] * b;
+                y[j] += c * hi[j];
+            }
+        }
+        for (ptrdiff_t j = 0; j < width; j++) a->y[token * a->channels + first + j] = y[j] + D[j] * x[j];
+    }
+    scan_store_state(a->present + (row * a->channels + first) * n, h, width, n);
+    free(h);
+    return 0;
+}
+
+/* Buffers of a backward unit. */
+struct scan_work {
+    float *decay, *states;   /* (SEGMENT, N, LANES); (SEGMENT + 1, N, LANES): before every step and after the last */
+    float *dB, *dC;          /* (SEGMENT, N, LANES): summed over blocks, not yet over lanes */
+    float *A;                /* (N, LANES) */
+    float *carry, *dA, *dD;  /* per block: (N, LANES) a_{t+1} g_{t+1}; (N, LANES); (LANES) */
+};
+
+/* States and decays of steps [begin, begin + count) of one block. */
+GHOST_INLINE void scan_recompute(const struct scan_args* a, const struct scan_work* w, ptrdiff_t row, ptrdiff_t first,
+                                 ptrdiff_t width, ptrdiff_t begin, ptrdiff_t count) {
+    const ptrdiff_t n = a->n;
+    for (ptrdiff_t s = 0; s < count; s++) {
+        const ptrdiff_t token = row * a->steps + begin + s;
+        float x[LANES], dt[LANES], u[LANES];
+        scan_load(x, a->x + token * a->channels + first, width);
+        scan_load(dt, a->dt + token * a->channels + first, width);
+        GHOST_SIMD
+        for (int j = 0; j < LANES; j++) u[j] = dt[j] * x[j];
+        for (ptrdiff_t i = 0; i < n; i++) {
+            const float* restrict before = w->states + (s * n + i) * LANES;
+            float* restrict after = w->states + ((s + 1) * n + i) * LANES;
+            float* restrict decay = w->decay + (s * n + i) * LANES;
+            const float* restrict A = w->A + i * LANES;
+            const float b = a->Bm[token * n + i];
+            GHOST_SIMD
+            for (int j = 0; j < LANES; j++) {
+                decay[j] = vector_exp(dt[j] * A[j]);
+                after[j] = decay[j] * before[j] + u[j] * b;
+            }
+        }
+    }
+}
+
+/* The reverse scan over the same steps: g_t = dy_t C_t + carry, carry = a_t g_t, q_t = carry h_{t-1}. */
+GHOST_INLINE void scan_reverse(const struct scan_args* a, const struct scan_work* w, ptrdiff_t row, ptrdiff_t block,
+                               ptrdiff_t width, ptrdiff_t begin, ptrdiff_t count, float* carry, float* dA, float* dD) {
+    const ptrdiff_t n = a->n, first = block * LANES;
+    for (ptrdiff_t s = count - 1; s >= 0; s--) {
+        const ptrdiff_t token = row * a->steps + begin + s;
+        float x[LANES], dt[LANES], dy[LANES], u[LANES], du[LANES] = {0}, ddt[LANES] = {0};
+        scan_load(x, a->x + token * a->channels + first, width);
+        scan_load(dt, a->dt + token * a->channels + first, width);
+        scan_load(dy, a->dy + token * a->channels + first, width);
+        GHOST_SIMD
+        for (int j = 0; j < LANES; j++) u[j] = dt[j] * x[j];
+        GHOST_SIMD
+        for (int j = 0; j < LANES; j++) dD[j] += dy[j] * x[j];
+        for (ptrdiff_t i = 0; i < n; i++) {
+            const ptrdiff_t at = (s * n + i) * LANES;
+            const float *restrict before = w->states + at, *restrict after = w->states + at + n * LANES;
+            const float *restrict decay = w->decay + at, *restrict A = w->A + i * LANES;
+            float *restrict dB = w->dB + at, *restrict dC = w->dC + at;
+            float *restrict next = carry + i * LANES, *restrict dAi = dA + i * LANES;
+            const float b = a->Bm[token * n + i], c = a->Cm[token * n + i];
+            GHOST_SIMD
+            for (int j = 0; j < LANES; j++) {
+                const float g = dy[j] * c + next[j];
+                dC[j] += dy[j] * after[j];
+                dB[j] += g * u[j];
+                du[j] += g * b;
+                next[j] = decay[j] * g;
+                const float q = next[j] * before[j];
+                ddt[j] += q * A[j];
+                dAi[j] += q * dt[j];
+            }
+        }
+        for (ptrdiff_t j = 0; j < width; j++) {
+            const ptrdiff_t at = token * a->channels + first + j;
+            a->dx[at] = du[j] * dt[j] + dy[j] * a->D[first + j];
+            a->ddt[at] = ddt[j] + du[j] * x[j];
+        }
+    }
+}
+
+/* Sum the lanes of (count, LANES) pairwise. */
+GHOST_INLINE void scan_sum_lanes(float* restrict target, const float* restrict lanes, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        float v[LANES / 2];
+        for (int j = 0; j < 8; j++) v[j] = lanes[i * LANES + j] + lanes[i * LANES + j + 8];
+        for (int j = 0; j < 4; j++) v[j] += v[j + 4];
+        target[i] = (v[0] + v[2]) + (v[1] + v[3]);
+    }
+}
+
+/* One unit is one group of blocks of one batch row. Returns nonzero when out of memory. */
+GHOST_CLONES static int scan_backward_unit(const struct scan_args* a, ptrdiff_t index) {
+    const ptrdiff_t row = index / a->groups, group = index % a->groups, n = a->n, state = n * LANES;
+    const ptrdiff_t begin_block = group * a->blocks / a->groups, end_block = (group + 1) * a->blocks / a->groups;
+    const ptrdiff_t members = end_block - begin_block, kept = a->length[row];
+    const ptrdiff_t total = (4 * SEGMENT + 2 + 2 * members) * state + members * LANES;
+    float* memory = calloc((size_t)total + 1, sizeof(float));
+    if (memory == NULL) return 1;
+    struct scan_work w;
+    w.decay = memory;
+    w.states = w.decay + SEGMENT * state;
+    w.dB = w.states + (SEGMENT + 1) * state;
+    w.dC = w.dB + SEGMENT * state;
+    w.A = w.dC + SEGMENT * state;
+    w.carry = w.A + state;
+    w.dA = w.carry + members * state;
+    w.dD = w.dA + members * state;
+    for (ptrdiff_t segment = (kept + SEGMENT - 1) / SEGMENT - 1; segment >= 0; segment--) {
+        const ptrdiff_t begin = segment * SEGMENT, count = scan_smaller(SEGMENT, kept - begin);
+        memset(w.dB, 0, (size_t)(2 * SEGMENT * state) * sizeof(float));
+        for (ptrdiff_t block = begin_block; block < end_block; block++) {
+            const ptrdiff_t first = block * LANES, width = scan_smaller(LANES, a->channels - first);
+            const ptrdiff_t member = block - begin_block;
+            scan_load_state(w.A, a->A + first * n, width, n);
+            memcpy(w.states, a->starts + ((row * a->segments + segment) * a->blocks + block) * state,
+                   (size_t)state * sizeof(float));
+            scan_recompute(a, &w, row, first, width, begin, count);
+            scan_reverse(a, &w, row, block, width, begin, count, w.carry + member * state, w.dA + member * state,
+                         w.dD + member * LANES);
+        }
+        const ptrdiff_t target = ((row * a->groups + group) * a->steps + begin) * n;
+        scan_sum_lanes(a->dB + target, w.dB, count * n);
+        scan_sum_lanes(a->dC + target, w.dC, count * n);
+    }
+    for (ptrdiff_t member = 0; member < members; member++) {
+        const ptrdiff_t first = (begin_block + member) * LANES, width = scan_smaller(LANES, a->channels - first);
+        const ptrdiff_t channel = row * a->channels + first;
+        scan_store_state(a->dA + channel * n, w.dA + member * state, width, n);
+        memcpy(a->dD + channel, w.dD + member * LANES, (size_t)width * sizeof(float));
+    }
+    free(memory);
+    return 0;
+}
+
+#endif
