@@ -16,8 +16,8 @@ from ghost_ref.parameters import CODEBOOK, TERNARY, parameter_specs
 
 Params = dict[str, np.ndarray]
 
-SLOW_SHARE = 0.1  # learning rate of thresholds, scales and codebooks, relative to the matrices'
-SLOW = (".threshold", ".scale", ".codebook")
+SLOW_SHARE = 0.1  # learning rate, relative to the matrices', of what acts on whole rows or decides what is skipped
+SLOW = (".threshold", ".scale", ".codebook", "depth.weight", "depth.bias", "byte_importance")
 EPSILON = 1e-8
 
 
