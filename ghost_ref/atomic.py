@@ -61,14 +61,13 @@ def explain(error: OSError, action: str, path: str) -> GhostError:
 
 
 def _open_locked(temporary: str) -> int:
-    """Open and empty the temporary file, refusing (BlockingIOError) while another process writes it."""
+    """Open the temporary file, refusing (BlockingIOError) while another process writes it."""
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Between open and lock another writer may have renamed this very file to its final name.
         if not os.path.exists(temporary) or not os.path.samestat(os.fstat(descriptor), os.stat(temporary)):
             raise BlockingIOError(errno.EAGAIN, "another process is writing")
-        os.ftruncate(descriptor, 0)
     except BaseException:
         os.close(descriptor)
         raise
@@ -78,6 +77,7 @@ def _open_locked(temporary: str) -> int:
 def _write_and_rename(descriptor: int, temporary: str, target: str, data: bytes | bytearray,
                       keep: bool) -> None:
     try:
+        os.ftruncate(descriptor, 0)  # a killed process may have left something
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
