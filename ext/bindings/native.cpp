@@ -1,0 +1,264 @@
+// ghost_ref._native: the runtime for Python. Checks arguments, releases the interpreter lock, calls the core.
+#include <pybind11/stl.h>
+
+#include <exception>
+#include <memory>
+
+#include "arrays.h"
+#include "crc32c.h"
+#include "dispatch.h"
+#include "fp_control.h"
+#include "model.h"
+
+namespace ghost {
+namespace {
+
+using ModelPointer = std::shared_ptr<Model>;
+
+void throw_runtime_error(const Status& status) {
+  if (!status.ok()) throw std::runtime_error(status.message());
+}
+
+struct PyState {
+  ModelPointer model;
+  std::unique_ptr<State> state;
+};
+
+// Runs Python's signal handlers now and then; an exception (KeyboardInterrupt) stops the call.
+struct SignalCheck {
+  std::exception_ptr error;
+
+  static bool keep_going(void* context) {
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() == 0) return true;
+    static_cast<SignalCheck*>(context)->error = std::make_exception_ptr(py::error_already_set());
+    return false;
+  }
+};
+
+ModelPointer load_model(const std::string& path, int threads, const std::string& level) {
+  std::unique_ptr<Model> model;
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = Model::load(path, threads, level, &model);
+  }
+  throw_value_error(status);
+  return ModelPointer(std::move(model));
+}
+
+PyState new_state(const ModelPointer& model) {
+  PyState result{model, nullptr};
+  throw_runtime_error(model->new_state(&result.state));
+  return result;
+}
+
+PyState fork(const PyState& from) {
+  PyState result{from.model, nullptr};
+  throw_runtime_error(from.model->fork(from.state.get(), &result.state));
+  return result;
+}
+
+std::vector<py::ssize_t> batch_shape(const StateArray& array) {
+  std::vector<py::ssize_t> shape{1};
+  shape.insert(shape.end(), array.shape.begin(), array.shape.end());
+  return shape;
+}
+
+bool is_integer(const StateArray& array) {
+  return array.kind == StateArray::kPosition || array.kind == StateArray::kCount;
+}
+
+py::dict to_dict(const PyState& self) {
+  std::unique_ptr<State> copy;  // refused while a call uses the state
+  throw_runtime_error(self.model->fork(self.state.get(), &copy));
+  py::dict result;
+  const std::vector<StateArray>& arrays = copy->layout().arrays;
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    const py::dtype dtype = is_integer(arrays[i]) ? py::dtype::of<int32_t>() : py::dtype::of<float>();
+    py::array out(dtype, batch_shape(arrays[i]));
+    copy->read(i, out.mutable_data());
+    result[py::str(arrays[i].name)] = out;
+  }
+  return result;
+}
+
+void load_dict(PyState* self, const py::dict& values) {
+  const std::vector<StateArray>& arrays = self->state->layout().arrays;
+  std::unique_ptr<State> state;
+  throw_runtime_error(self->model->new_state(&state));
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    const std::string name = "state['" + arrays[i].name + "']";
+    if (!values.contains(arrays[i].name)) throw py::value_error(name + " is missing.");
+    const py::array array = check_array(values[py::str(arrays[i].name)], name.c_str(),
+                                        is_integer(arrays[i]) ? "int32" : "float32", batch_shape(arrays[i]));
+    if (is_integer(arrays[i]) && *data_of<int32_t>(array) < 0) throw py::value_error(name + " must not be negative.");
+    state->write(i, array.data());
+  }
+  if (values.size() != arrays.size()) throw py::value_error("The state has arrays that this model does not know.");
+  throw_runtime_error(self->model->assign(self->state.get(), *state));
+}
+
+py::tuple forward(Model* model, PyState* state, const py::object& tokens, const std::string& logits, bool hidden) {
+  const py::array bytes = check_array(tokens, "tokens", "uint8", {-1});
+  if (logits != "all" && logits != "last" && logits != "none") {
+    throw py::value_error("logits must be 'all', 'last' or 'none', got '" + logits + "'.");
+  }
+  const bool last_only = logits == "last";
+  const py::ssize_t n = bytes.shape(0), rows = last_only ? 1 : n;
+  if (last_only && n == 0) throw py::value_error("There is no last position in zero tokens.");
+  py::object logits_out = py::none(), hidden_out = py::none();
+  float *logits_data = nullptr, *hidden_data = nullptr;
+  if (logits != "none") {
+    py::array_t<float> array({rows, static_cast<py::ssize_t>(kVocabulary)});
+    logits_data = array.mutable_data();
+    logits_out = array;
+  }
+  if (hidden) {
+    py::array_t<float> array({rows, static_cast<py::ssize_t>(model->config().d_model)});
+    hidden_data = array.mutable_data();
+    hidden_out = array;
+  }
+  SignalCheck signals;
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = model->forward(state->state.get(), data_of<uint8_t>(bytes), n, last_only, logits_data, hidden_data,
+                            {SignalCheck::keep_going, &signals});
+  }
+  if (signals.error) std::rethrow_exception(signals.error);
+  throw_runtime_error(status);
+  return py::make_tuple(logits_out, hidden_out);
+}
+
+// Collects generated bytes and hands them to a Python callback.
+struct Sink {
+  static constexpr size_t kSignalInterval = 16;  // bytes between two checks when there is no callback
+  std::string bytes;
+  py::object callback;
+  std::exception_ptr error;
+
+  static bool take(void* context, uint8_t byte) {
+    Sink& sink = *static_cast<Sink*>(context);
+    sink.bytes.push_back(static_cast<char>(byte));
+    if (sink.callback.is_none() && sink.bytes.size() % kSignalInterval != 0) return true;
+    const py::gil_scoped_acquire gil;
+    try {
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      return sink.callback.is_none() || !sink.callback(static_cast<int>(byte)).is(py::bool_(false));
+    } catch (...) {
+      sink.error = std::current_exception();
+      return false;
+    }
+  }
+};
+
+void check_sampling(const SamplingOptions& options) {
+  if (!(options.temp >= 0 && options.temp <= 100)) throw py::value_error("temp must be in 0..100.");
+  if (options.top_k < 0 || options.top_k > kVocabulary) throw py::value_error("top_k must be in 0..256.");
+  if (!(options.top_p > 0 && options.top_p <= 1)) throw py::value_error("top_p must be in (0, 1].");
+  if (!(options.min_p >= 0 && options.min_p <= 1)) throw py::value_error("min_p must be in 0..1.");
+}
+
+py::tuple generate(Model* model, PyState* state, const py::bytes& prompt, float temp, int top_k, float top_p,
+                   float min_p, uint64_t seed, int64_t max_bytes, const py::object& on_byte) {
+  if (max_bytes < 0) throw py::value_error("max_bytes must be zero or more.");
+  const std::string_view text = prompt;
+  if (text.empty()) throw py::value_error("The prompt is empty; generation needs at least one byte to go on from.");
+  Sink sink{{}, on_byte, nullptr};
+  SignalCheck signals;
+  Generation options;
+  options.sampling = {temp, top_k, top_p, min_p, seed};
+  check_sampling(options.sampling);
+  options.max_bytes = max_bytes;
+  options.sink = Sink::take;
+  options.context = &sink;
+  options.poll = {SignalCheck::keep_going, &signals};
+  bool reached_eos = false;
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = model->generate(state->state.get(), reinterpret_cast<const uint8_t*>(text.data()),
+                             static_cast<int64_t>(text.size()), options, &reached_eos);
+  }
+  if (sink.error) std::rethrow_exception(sink.error);
+  if (signals.error) std::rethrow_exception(signals.error);
+  throw_runtime_error(status);
+  return py::make_tuple(py::bytes(sink.bytes), reached_eos);
+}
+
+void set_memory(Model* model, const py::object& keys, const py::object& values, const py::object& counts) {
+  const py::array k = check_array(keys, "keys", "float32", {-1, model->config().d_model});
+  const py::ssize_t n = k.shape(0);
+  const py::array v = check_array(values, "values", "uint8", {n, kValueBytes});
+  const py::array c = check_array(counts, "counts", "int32", {n});
+  for (py::ssize_t i = 0; i < n; ++i) {
+    const int32_t count = data_of<int32_t>(c)[i];
+    if (count < 1 || count > kValueBytes) throw py::value_error("counts must be in 1..8.");
+  }
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = model->set_memory(data_of<float>(k), data_of<uint8_t>(v), data_of<int32_t>(c), n);
+  }
+  throw_value_error(status);
+}
+
+uint32_t checksum(const py::buffer& buffer) {
+  const py::buffer_info info = buffer.request();
+  if (PyBuffer_IsContiguous(info.view(), 'C') == 0) throw py::value_error("crc32c needs a contiguous buffer.");
+  const py::gil_scoped_release release;
+  return crc32c(static_cast<const uint8_t*>(info.ptr), static_cast<size_t>(info.size * info.itemsize));
+}
+
+std::vector<std::string> levels() {
+  const Kernels* tables[kMaxLevels];
+  std::vector<std::string> names;
+  for (int i = 0, count = available_levels(tables); i < count; ++i) names.emplace_back(tables[i]->name);
+  return names;
+}
+
+std::string default_level() {
+  const Kernels* kernels = nullptr;
+  throw_value_error(select_kernels("", &kernels));
+  return kernels->name;
+}
+
+py::tuple processed(const PyState& self) {
+  std::unique_ptr<State> copy;
+  throw_runtime_error(self.model->fork(self.state.get(), &copy));
+  return py::make_tuple(std::vector<int64_t>(copy->processed.begin(), copy->processed.end()), copy->seen);
+}
+
+void bind_model(py::module_* m) {
+  py::class_<PyState>(*m, "State", "The recurrent state of one stream.")
+      .def("fork", &fork)
+      .def("to_dict", &to_dict)
+      .def("load_dict", &load_dict, py::arg("values"))
+      .def("processed", &processed)
+      .def_property_readonly("position", [](const PyState& self) { return self.state->position.load(); });
+  py::class_<Model, ModelPointer>(*m, "Model", "A packed model.")
+      .def(py::init(&load_model), py::arg("path"), py::arg("threads") = 1, py::arg("level") = "")
+      .def_property_readonly("config_json", &Model::config_json)
+      .def_property_readonly("level", &Model::level)
+      .def_property_readonly("threads", &Model::threads)
+      .def("memory_bytes", &Model::memory_bytes, py::call_guard<py::gil_scoped_release>())
+      .def("new_state", &new_state)
+      .def("forward", &forward, py::arg("state"), py::arg("tokens"), py::arg("logits") = "all", py::arg("hidden") = false)
+      .def("set_memory", &set_memory, py::arg("keys"), py::arg("values"), py::arg("counts"))
+      .def("generate", &generate, py::arg("state"), py::arg("prompt"), py::kw_only(), py::arg("temp") = 0.0f,
+           py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = 0,
+           py::arg("max_bytes") = 256, py::arg("on_byte") = py::none());
+}
+
+}  // namespace
+}  // namespace ghost
+
+PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
+  m.doc() = "The Ghost runtime (ext/core).";
+  m.def("levels", &ghost::levels);
+  m.def("default_level", &ghost::default_level);
+  m.def("crc32c", &ghost::checksum, pybind11::arg("buffer"));
+  ghost::bind_model(&m);
+  ghost::bind_kernels(&m);
+}

@@ -1,0 +1,23 @@
+// Which instruction sets this CPU can run, and the kernels of one.
+#pragma once
+
+#include <string>
+
+#include "kernels.h"
+#include "status.h"
+
+namespace ghost {
+
+constexpr int kMaxLevels = 3;
+
+// The kernel tables this CPU can run, best last; returns how many.
+int available_levels(const Kernels** tables);
+
+// The names of those levels, "scalar, avx2, avx512vnni".
+std::string level_names();
+
+// The kernels of the named level. An empty name means GHOST_ISA from the environment, or the best level without it.
+// A name this CPU (or this build) does not have is an error that says where the name came from and names the choices.
+Status select_kernels(const std::string& name, const Kernels** kernels);
+
+}  // namespace ghost

@@ -1,0 +1,197 @@
+// The kernels that are written once and compiled for every instruction set; each unit adds its own two matmuls,
+// `linear` and `linear_bytes`, before it builds the table. Every formula is in docs/semantics.md.
+//
+// The bits cannot depend on the instruction set: every element sees the same correctly rounded operations in the same
+// order, vector lanes never mix except in lane_tree, and contraction is off. Internal linkage throughout and no standard
+// templates, so nothing compiled for one instruction set can be linked into another.
+#pragma once
+
+#include "kernels.h"
+#include "numerics-inl.h"
+#include "sampling-inl.h"
+
+namespace ghost {
+namespace {
+
+typedef f32xn V;           // as wide as the registers of this instruction set
+typedef Bits<V>::i32 I;
+typedef int8_t ByteVector __attribute__((vector_size(kWidth)));
+constexpr int kStep = kWidth;
+static_assert(kBlock == kLanes && kBlock % kStep == 0, "a block is a whole number of vectors");
+
+#define GHOST_INLINE static inline __attribute__((always_inline))
+
+// Elements i .. i + kStep - 1 of x (n); those beyond n are zero.
+GHOST_INLINE V load_or_zero(const float* x, int i, int n) {
+  if (i + kStep <= n) return load<V>(x + i);
+  return i < n ? load_part<V>(x + i, static_cast<size_t>(n - i)) : V{};
+}
+
+GHOST_INLINE int32_t sum_of_lanes(I v) {
+  int32_t total = 0;
+  for (int j = 0; j < kStep; ++j) total += v[j];
+  return total;
+}
+
+void map(Function function, const float* x, float* y, int64_t count) {
+  const size_t n = static_cast<size_t>(count);
+  switch (function) {
+    case Function::kExp: return map_exp(x, y, n);
+    case Function::kLog: return map_log(x, y, n);
+    case Function::kLog1p: return map_log1p(x, y, n);
+    case Function::kSigmoid: return map_sigmoid(x, y, n);
+    case Function::kSilu: return map_silu(x, y, n);
+    case Function::kSoftplus: return map_softplus(x, y, n);
+    case Function::kRint: return map_rint(x, y, n);
+  }
+}
+
+// max |x|, and whether every element is finite.
+GHOST_INLINE bool largest_magnitude(const float* x, int n, float* largest) {
+  V lanes{};
+  I finite = I{} - 1;
+  for (int i = 0; i < n; i += kStep) {
+    const V v = vabs(load_or_zero(x, i, n));
+    lanes = select(v > lanes, v, lanes);
+    finite &= v < kInfinity;
+  }
+  *largest = 0.0f;
+  bool all_finite = true;
+  for (int j = 0; j < kStep; ++j) {
+    *largest = lanes[j] > *largest ? lanes[j] : *largest;
+    all_finite = all_finite && finite[j] != 0;
+  }
+  return all_finite;
+}
+
+void quantise_row(const float* x, int n, int group, int8_t* q, float* scale, int32_t* sums) {
+  float largest;
+  const bool finite = largest_magnitude(x, n, &largest);
+  const float s = largest / 127.0f;
+  *scale = finite ? s : kNan;
+  const bool usable = finite && s != 0.0f;
+  for (int start = 0, g = 0; start < n; start += group, ++g) {
+    const int stop = start + group < n ? start + group : (n + kBlock - 1) / kBlock * kBlock;
+    I sum{};
+    for (int i = start; i < stop; i += kStep) {
+      I codes{};
+      if (usable) {
+        V v = vrint(load_or_zero(x, i, n) / s);
+        v = select(v > 127.0f, broadcast<V>(127.0f), v);
+        v = select(v < -127.0f, broadcast<V>(-127.0f), v);
+        codes = __builtin_convertvector(v, I);
+      }
+      sum += codes;
+      const ByteVector bytes = __builtin_convertvector(codes, ByteVector);
+      __builtin_memcpy(q + i, &bytes, sizeof bytes);
+    }
+    sums[g] = sum_of_lanes(sum);
+  }
+}
+
+void rms_norm(const float* x, const float* gain, int n, float* y) {
+  const float mean = lane_sum_squares(x, static_cast<size_t>(n)) / static_cast<float>(n);
+  const float root = __builtin_sqrtf(mean + 1e-5f);
+  for (int i = 0; i < n; i += kStep) store(y + i, (load<V>(x + i) / root) * load<V>(gain + i));
+}
+
+void unit(const float* x, int n, float* y) {
+  const float length = __builtin_sqrtf(lane_sum_squares(x, static_cast<size_t>(n)) + 1e-12f);
+  for (int i = 0; i < n; i += kStep) store(y + i, load<V>(x + i) / length);
+}
+
+void conv_silu(const ConvArguments* arguments, int begin, int end) {
+  const ConvArguments& a = *arguments;
+  for (int c = begin * kBlock; c < end * kBlock; c += kStep) {
+    const V bias = load<V>(a.bias + c);
+    for (int t = 0; t < a.tokens; ++t) {
+      V sum{};
+      for (int k = 0; k < a.taps; ++k) {
+        sum = sum + load<V>(a.weight + int64_t{k} * a.stride + c) * load<V>(a.window + int64_t{t + k} * a.stride + c);
+      }
+      store(a.out + int64_t{t} * a.stride + c, vsilu(sum + bias));
+    }
+  }
+}
+
+// kStep channels starting at c, all tokens; A and state are at the first of them.
+GHOST_INLINE void scan_channels(const ScanArguments& a, int c, const float* A, float* state) {
+  const V bias = load<V>(a.dt_bias + c), D = load<V>(a.D + c);
+  for (int t = 0; t < a.tokens; ++t) {
+    const int64_t row = int64_t{t} * a.stride + c;
+    const float* B = a.bc + int64_t{t} * a.bc_stride;
+    const float* C = B + a.d_state;
+    const V x = load<V>(a.x + row);
+    const V dt = vsoftplus(load<V>(a.dt + row) + bias);
+    const V u = dt * x;
+    V y{};
+    for (int n = 0; n < a.d_state; ++n) {
+      const V kept = vexp(dt * load<V>(A + n * kBlock)) * load<V>(state + n * kBlock);
+      const V h = kept + u * B[n];
+      store(state + n * kBlock, h);
+      y = y + h * C[n];
+    }
+    y = y + D * x;
+    store(a.out + row, y * vsilu(load<V>(a.z + row)));
+  }
+}
+
+void scan(const ScanArguments* arguments, int begin, int end) {
+  const int64_t size = int64_t{kBlock} * arguments->d_state;
+  for (int block = begin; block < end; ++block) {
+    for (int j = 0; j < kBlock; j += kStep) {
+      scan_channels(*arguments, block * kBlock + j, arguments->A + block * size + j, arguments->state + block * size + j);
+    }
+  }
+}
+
+void swiglu(const float* gate, const float* up, float* out, int n) {
+  for (int i = 0; i < n; i += kStep) store(out + i, vsilu(load<V>(gate + i)) * load<V>(up + i));
+}
+
+float dot(const float* a, const float* b, int n) { return lane_dot(a, b, static_cast<size_t>(n)); }
+
+void axpy(float p, const float* x, float* y, int n) {
+  int i = 0;
+  for (; i + kStep <= n; i += kStep) store(y + i, load<V>(y + i) + load<V>(x + i) * p);
+  for (; i < n; ++i) y[i] = y[i] + p * x[i];
+}
+
+float largest_of(const float* x, int n) {
+  float largest = x[0];
+  for (int i = 1; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
+void softmax(float* x, int n) {
+  const float largest = largest_of(x, n);
+  for (int i = 0; i < n; i += kStep) store(x + i, vexp(load<V>(x + i) - largest));
+  float sum = 0.0f;
+  for (int i = 0; i < n; ++i) sum = sum + x[i];
+  for (int i = 0; i < n; i += kStep) store(x + i, load<V>(x + i) / sum);
+}
+
+void log_softmax(float* x, int n) {
+  const float largest = largest_of(x, n);
+  f32x16 lanes{};
+  for (int i = 0; i < n; i += kBlock) {
+    const f32x16 shifted = load<f32x16>(x + i) - largest;
+    lanes = lanes + vexp(shifted);
+    store(x + i, shifted);
+  }
+  const float log_sum = log1(lane_tree(lanes));
+  for (int i = 0; i < n; i += kStep) store(x + i, load<V>(x + i) - log_sum);
+}
+
+void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end);
+void linear_bytes(const ByteMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end);
+
+constexpr Kernels kernel_table(const char* name) {
+  return {name, map,    quantise_row, linear, linear_bytes, rms_norm,    unit,       conv_silu,
+          scan, swiglu, dot,          axpy,   softmax,      log_softmax, choose_byte};
+}
+
+#undef GHOST_INLINE
+
+}  // namespace
+}  // namespace ghost

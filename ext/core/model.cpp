@@ -1,0 +1,163 @@
+#include "model.h"
+
+#include <algorithm>
+#include <new>
+
+#include "dispatch.h"
+#include "fp_control.h"
+
+namespace ghost {
+namespace {
+
+constexpr uint8_t kEos = 0xFF;
+constexpr int64_t kTurn = 64 * kChunk;  // bytes after which another call may have its turn
+
+Status no_memory(const std::string& what) { return Status::error("There is not enough memory for " + what + "."); }
+
+// Marks a state as used by this call for as long as it lives.
+class Lease {
+ public:
+  explicit Lease(State* state) : state_(state), taken_(!state->in_use.exchange(true, std::memory_order_acquire)) {}
+  ~Lease() {
+    if (taken_) state_->in_use.store(false, std::memory_order_release);
+  }
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  bool taken() const { return taken_; }
+
+ private:
+  State* state_;
+  bool taken_;
+};
+
+Status busy() { return Status::error("The state is in use by another call; fork it, or wait for that call to return."); }
+
+}  // namespace
+
+Status Model::load(const std::string& path, int threads, const std::string& level, std::unique_ptr<Model>* out) {
+  if (threads < 1 || threads > kMaxThreads) {
+    return Status::error("threads must be in 1.." + std::to_string(kMaxThreads) + ", got " + std::to_string(threads) + ".");
+  }
+  std::unique_ptr<Model> model(new (std::nothrow) Model());
+  if (model == nullptr) return no_memory("a model");
+  if (Status status = select_kernels(level, &model->kernels_); !status.ok()) return status;
+  FpControl control;
+  if (Status status = load_weights(path, *model->kernels_, &model->weights_); !status.ok()) return status;
+  model->layout_.reset(new (std::nothrow) StateLayout(model->weights_.config));
+  if (model->layout_ == nullptr || !model->work_.allocate(model->weights_.config, threads)) {
+    return no_memory("running " + path);
+  }
+  if (!model->team_.start(threads)) {
+    return Status::error("The system refuses to start " + std::to_string(threads) + " threads.");
+  }
+  *out = std::move(model);
+  return Status();
+}
+
+Status Model::new_state(std::unique_ptr<State>* out) const {
+  std::unique_ptr<State> state(new (std::nothrow) State(*layout_));
+  if (state == nullptr || !state->allocate()) return no_memory("another state");
+  *out = std::move(state);
+  return Status();
+}
+
+Status Model::fork(State* state, std::unique_ptr<State>* copy) const {
+  const Lease lease(state);
+  if (!lease.taken()) return busy();
+  if (Status status = new_state(copy); !status.ok()) return status;
+  (*copy)->copy_from(*state);
+  return Status();
+}
+
+Status Model::assign(State* state, const State& from) const {
+  const Lease lease(state);
+  if (!lease.taken()) return busy();
+  state->copy_from(from);
+  return Status();
+}
+
+Status Model::check(const State& state, int64_t n) const {
+  if (&state.layout() != layout_.get()) return Status::error("The state belongs to another model.");
+  if (n > INT32_MAX - state.position) return Status::error("A stream ends after 2147483647 bytes; start a new state.");
+  return Status();
+}
+
+// The state is leased by the caller; the team is held for kTurn bytes at a time.
+Status Model::feed(State* state, const uint8_t* tokens, int64_t n, bool last_only, float* logits, float* hidden,
+                   const Poll& poll) {
+  const size_t d = static_cast<size_t>(config().d_model);
+  for (int64_t turn = 0; turn < n; turn += kTurn) {
+    if (turn > 0 && poll.keep_going != nullptr && !poll.keep_going(poll.context)) return Status::error("Interrupted.");
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (int64_t start = turn; start < std::min(n, turn + kTurn); start += kChunk) {
+      const int length = static_cast<int>(std::min<int64_t>(kChunk, n - start));
+      const bool last = start + length == n;
+      Pass pass{weights_, *kernels_, memory_, team_, work_, *state, tokens + start, length, 0, logits, hidden};
+      if (last_only) pass.first_output = last ? length - 1 : length;
+      ghost::run(&pass);
+      if (last_only) continue;
+      if (logits != nullptr) logits += static_cast<size_t>(length) * kVocabulary;
+      if (hidden != nullptr) hidden += static_cast<size_t>(length) * d;
+    }
+  }
+  return Status();
+}
+
+Status Model::forward(State* state, const uint8_t* tokens, int64_t n, bool last_only, float* logits, float* hidden,
+                      const Poll& poll) {
+  const Lease lease(state);
+  if (!lease.taken()) return busy();
+  if (Status status = check(*state, n); !status.ok()) return status;
+  return feed(state, tokens, n, last_only, logits, hidden, poll);
+}
+
+Status Model::generate(State* state, const uint8_t* prompt, int64_t n, const Generation& options, bool* reached_eos) {
+  const Lease lease(state);
+  if (!lease.taken()) return busy();
+  if (n < 1) return Status::error("The prompt is empty; generation needs at least one byte to go on from.");
+  if (Status status = check(*state, n); !status.ok()) return status;
+  if (reached_eos != nullptr) *reached_eos = false;
+  float logits[kVocabulary];
+  if (Status status = feed(state, prompt, n, true, logits, nullptr, options.poll); !status.ok()) return status;
+  for (int64_t step = 0; step < options.max_bytes; ++step) {
+    int choice;
+    {
+      FpControl control;
+      choice = kernels_->choose_byte(logits, options.sampling, static_cast<uint64_t>(step));
+    }
+    if (choice < 0) return Status::error("The model's logits are not finite; its weights are damaged.");
+    const uint8_t byte = static_cast<uint8_t>(choice);
+    if (byte == kEos) {
+      if (reached_eos != nullptr) *reached_eos = true;
+      return Status();
+    }
+    if (Status status = check(*state, 1); !status.ok()) return status;
+    if (Status status = feed(state, &byte, 1, true, logits, nullptr, {}); !status.ok()) return status;
+    if (!options.sink(options.context, byte)) return Status();
+  }
+  return Status();
+}
+
+Status Model::set_memory(const float* keys, const uint8_t* values, const int32_t* counts, int64_t entries) {
+  if (entries > config().memory_capacity) {
+    return Status::error("The model's memory holds " + std::to_string(config().memory_capacity) + " entries, got " +
+                         std::to_string(entries) + ".");
+  }
+  MemorySnapshot snapshot;
+  if (entries > 0 && !config().memory_layers.empty()) {
+    FpControl control;
+    if (!snapshot.build(weights_, *kernels_, keys, values, counts, static_cast<int>(entries))) {
+      return no_memory("the memory bank");
+    }
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  memory_ = std::move(snapshot);
+  return Status();
+}
+
+size_t Model::memory_bytes() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return weights_.bytes + work_.bytes() + memory_.bytes();
+}
+
+}  // namespace ghost

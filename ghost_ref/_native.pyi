@@ -1,0 +1,95 @@
+"""The C++ runtime (ext/bindings). Wrong dtypes are TypeError, wrong shapes or values ValueError."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Buffer = bytes | bytearray | memoryview | NDArray[np.generic]
+Float32 = NDArray[np.float32]
+
+def levels() -> list[str]:
+    """The instruction-set levels this CPU can run, best last: scalar, avx2, avx512vnni."""
+
+def default_level() -> str:
+    """The level of GHOST_ISA, or the best one. Raises ValueError if GHOST_ISA names a level this CPU cannot run."""
+
+def crc32c(buffer: Buffer) -> int:
+    """CRC-32C (Castagnoli) of a contiguous buffer."""
+
+class State:
+    """The recurrent state of one stream (docs/semantics.md section 6); made by Model.new_state."""
+
+    def fork(self) -> State:
+        """An independent copy. Raises RuntimeError while a call uses the state."""
+
+    def to_dict(self) -> dict[str, NDArray[np.generic]]:
+        """The arrays of the reference's state, with a leading batch axis of 1."""
+
+    def load_dict(self, values: dict[str, NDArray[np.generic]]) -> None:
+        """Become the state of such a dict; statistics start at zero. Raises ValueError or TypeError, unchanged."""
+
+    def processed(self) -> tuple[list[int], int]:
+        """(tokens each layer has processed, tokens seen), through this state and those it was forked from."""
+
+    @property
+    def position(self) -> int:
+        """Bytes read."""
+
+class Model:
+    """A packed model in memory. Calls from several threads take turns."""
+
+    def __init__(self, path: str, threads: int = 1, level: str = "") -> None:
+        """Load a packed file. level "": default_level(). Raises ValueError with one sentence."""
+
+    @property
+    def config_json(self) -> str: ...
+    @property
+    def level(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    def memory_bytes(self) -> int:
+        """Memory of the weights, the work space and the memory snapshot."""
+
+    def new_state(self) -> State:
+        """The state before the first byte."""
+
+    def forward(self, state: State, tokens: NDArray[np.uint8], logits: Literal["all", "last", "none"] = "all",
+                hidden: bool = False) -> tuple[Float32 | None, Float32 | None]:
+        """Feed bytes (n,). Returns logits (n, 256) or (1, 256) or None, and hidden (n or 1, d) after the final norm, of
+        the same positions, or None. Raises RuntimeError if another call uses the state."""
+
+    def set_memory(self, keys: Float32, values: NDArray[np.uint8], counts: NDArray[np.int32]) -> None:
+        """Replace the snapshot that memory layers query: unit keys (M, d), value bytes (M, 8), counts (M,) in 1..8."""
+
+    def generate(self, state: State, prompt: bytes, *, temp: float = 0.0, top_k: int = 0, top_p: float = 1.0,
+                 min_p: float = 0.0, seed: int = 0, max_bytes: int = 256,
+                 on_byte: Callable[[int], object] | None = None) -> tuple[bytes, bool]:
+        """Feed the prompt, then choose and feed bytes until EOS or max_bytes; returns (bytes, whether EOS was reached).
+
+        EOS is neither in the bytes nor in the state. on_byte gets every byte and stops the generation by returning
+        False or raising. Raises RuntimeError if the logits are not finite or another call uses the state."""
+
+def numerics_map(name: str, x: Float32, level: str) -> Float32:
+    """exp, log, log1p, sigmoid, silu, softplus or rint of every element of x (n,)."""
+
+def choose_byte(logits: Float32, temp: float, top_k: int, top_p: float, min_p: float, seed: int, step: int,
+                level: str) -> int:
+    """The next byte from logits (256,), or -1 if they are not usable."""
+
+def quantise_rows(x: Float32, level: str) -> tuple[NDArray[np.int8], Float32]:
+    """x (t, k) -> (q (t, k), scale (t,)). A row that is not finite has q = 0 and scale NaN."""
+
+def ternary_linear(x: Float32, trits: NDArray[np.uint8], scale: NDArray[np.float16], level: str) -> Float32:
+    """x (t, k), packed trits of (n, k), scale (n,) -> (t, n)"""
+
+def codebook_linear(x: Float32, trits: NDArray[np.uint8], index: NDArray[np.uint8], codebook: NDArray[np.float16],
+                    group: int, level: str) -> Float32:
+    """x (t, k), packed trits of (n, k), index (n, ceil(k / group)), codebook (256,) -> (t, n)"""
+
+def int8_linear(x: Float32, weight: NDArray[np.int8], scale: NDArray[np.float16], level: str) -> Float32:
+    """x (t, k), weight (256, k), scale (256,) -> (t, 256)"""
+
+def rms_norm(x: Float32, gain: Float32, level: str) -> Float32:
+    """x (t, k), gain (k,) -> (t, k)"""
