@@ -120,12 +120,15 @@ def test_gradients_equal_the_complex_step_and_finite_differences(index, steps, l
     np.testing.assert_allclose(gradient, central, rtol=1e-7, atol=1e-8)
 
 
-def test_inputs_are_not_changed():
+@pytest.mark.parametrize("length", [None, np.array([5, 0])])
+def test_inputs_are_neither_changed_nor_aliased(length):
     arrays = make(7, 2, 5, 7)
     copies = [a.copy() for a in arrays]
-    (_, present), saved = causal_conv1d_forward(*arrays, length=np.array([5, 0]))
-    causal_conv1d_backward(arrays[0], saved)
-    present[...] = 0
+    (_, present), saved = causal_conv1d_forward(*arrays, length=length)
+    expected = causal_conv1d_backward(arrays[0], saved)
+    present[...] = 7
+    for gradient, before in zip(causal_conv1d_backward(arrays[0], saved), expected, strict=True):
+        np.testing.assert_array_equal(gradient, before)
     for array, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(array, copy)
 
