@@ -52,20 +52,28 @@ def lengths(steps, masked):
 @pytest.mark.parametrize("channels", [1, 7, 16, 33])
 @pytest.mark.parametrize("steps", [0, 1, 5, 64, 65])
 def test_scan_within_bounds(steps, channels, n, masked):
-    *arrays, past = make_scan(steps + n, 3, steps, channels, n)
+    check_scan(3, steps, channels, n, lengths(steps, masked))
+
+
+@pytest.mark.parametrize(("batch", "channels"), [(12, 130), (40, 40), (1, 600)])
+def test_scan_within_bounds_for_every_way_to_group_channels(batch, channels):
+    check_scan(batch, 33, channels, 2, None)
+
+
+def check_scan(batch, steps, channels, n, length):
+    *arrays, past = make_scan(steps + n, batch, steps, channels, n)
     truth, start = [a.astype(np.float64) for a in arrays], past.astype(np.float64)
-    length = lengths(steps, masked)
     (y, present), saved = train.selective_scan_forward(*arrays, past, length=length)
     (y_true, h_true), saved_true = scan.selective_scan_forward(*truth, start, length=length)
     assert y.dtype == present.dtype == np.float32
     y_bound, h_bound = sequential_bound(*truth, start, k=EXP_ULP)
     assert (np.abs(y - y_true) <= y_bound).all()
-    if not masked:
+    if length is None:
         assert (np.abs(present - h_true) <= h_bound).all()
     dy = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
     gradients = train.selective_scan_backward(dy, saved)
     expected = scan.selective_scan_backward(dy.astype(np.float64), saved_true)
-    if masked:
+    if length is not None:
         dy *= (np.arange(steps) < length[:, None])[..., None]
     bounds = gradient_bounds(dy.astype(np.float64), truth, start, length, EXP_ULP)
     for gradient, truth_gradient, bound in zip(gradients, expected, bounds, strict=True):
