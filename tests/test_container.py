@@ -308,9 +308,11 @@ def test_two_writers_do_not_mix(tmp_path, monkeypatch):
 
 
 def test_a_left_over_temporary_file_is_reused(tmp_path):
-    (tmp_path / ".m.tmp").write_bytes(b"x" * 10_000)
-    assert write(tmp_path / "m") == (tmp_path / "m").stat().st_size
-    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    write(tmp_path / "m")
+    for name in (".m.tmp", ".m.previous.tmp"):
+        (tmp_path / name).write_bytes(b"x" * 10_000)
+    assert write(tmp_path / "m", keep_previous=True) == (tmp_path / "m").stat().st_size
+    assert {p.name for p in tmp_path.iterdir()} == {"m", "m.previous"}
 
 
 CALLS = ("open", "write", "fsync", "link", "replace", "ftruncate")
