@@ -1,0 +1,70 @@
+"""Flags: the parser every verb uses, and flags derived from the fields of the configurations."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
+
+from ghost_ref.config import Config
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with examples at the end of the help, errors of one sentence, and flags allowed between positionals."""
+
+    def __init__(self, name: str, description: str, examples: Sequence[str]) -> None:
+        epilog = "examples:\n" + "\n".join(f"  {example}" for example in examples)
+        super().__init__(prog=f"ghost {name}", description=description, epilog=epilog, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"ghost: {message}; see `{self.prog} --help`.\n")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        return self.parse_intermixed_args(argv)
+
+
+def add_json(parser: Parser) -> None:
+    """--json, for every verb that reports."""
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+
+
+def add_fields(parser: Parser, config: type[Config], names: Sequence[str]) -> None:
+    """One flag per named field: name, type, help and default are the field's."""
+    kinds = typing.get_type_hints(config)
+    for name in names:
+        field = config.__dataclass_fields__[name]  # type: ignore[attr-defined]
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kinds[name], metavar=kinds[name].__name__.upper(),
+                            help=f"{field.metadata['help']} (default {field.default})")
+
+
+def given_fields(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """The values of those flags that were given."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def config_from_flags(args: argparse.Namespace, config: type[AnyConfig], names: Sequence[str]) -> AnyConfig:
+    """The configuration with the given flags set. Raises GhostError if one is out of range."""
+    return config.from_dict(given_fields(args, names))
+
+
+def in_range(low: int, high: int) -> Any:
+    """An argparse type: an integer from low to high."""
+    def parse(text: str) -> int:
+        if not low <= (value := int(text)) <= high:
+            raise argparse.ArgumentTypeError(f"must be in {low}..{high}, got {value}")
+        return value
+    parse.__name__ = "integer"
+    return parse
+
+
+def prompt_bytes(text: str) -> str | bytes:
+    """The bytes the user typed, even where they are not UTF-8, so that the refusal can name the offset."""
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        return text

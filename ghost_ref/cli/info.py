@@ -1,0 +1,72 @@
+"""`ghost info`: what a packed model or a training run holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ghost_ref.cli.flags import Parser, add_json
+from ghost_ref.cli.output import Report, print_report, table
+from ghost_ref.config import ModelConfig
+
+DESCRIPTION = "Show config, number of parameters, and what every kind of tensor costs in bytes."
+EXAMPLES = ("ghost info qa20.ghost", "ghost info qa20.ghost --json", "ghost info runs/qa20    # a training run")
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser("info", DESCRIPTION, EXAMPLES)
+    parser.add_argument("path", metavar="FILE.ghost|DIR", type=Path)
+    add_json(parser)
+    args = parser.parse(argv)
+    report = run_report(args.path) if args.path.is_dir() else file_report(args.path)
+    print_report(report, args.json, _text)
+    return 0
+
+
+def file_report(path: Path) -> Report:
+    """A packed file, read and checked as a whole. Raises GhostError if it is no sound packed model."""
+    from ghost_ref.packed import load_packed
+
+    _, config = load_packed(path)
+    return {"file": str(path), "bytes": path.stat().st_size, **_model_report(config)}
+
+
+def run_report(directory: Path) -> Report:
+    """The checkpoint of a training run. Raises GhostError if there is none."""
+    from ghost_ref.checkpoint import FILE_NAME, load_checkpoint
+
+    run = load_checkpoint(directory / FILE_NAME)
+    files = {file.name: file.stat().st_size for file in sorted(directory.iterdir()) if file.is_file()}
+    return {"run": str(directory), **_model_report(run.config), "training": run.training.to_dict(),
+            "progress": asdict(run.progress), "data_sha256": run.data_digest, "files": files}
+
+
+def _model_report(config: ModelConfig) -> dict[str, Any]:
+    from ghost_ref.packed import estimate_storage
+    from ghost_ref.parameters import parameter_count
+
+    storage = estimate_storage(config) if config.linear == "ternary" else None
+    return {"parameters": parameter_count(config), "config": config.to_dict(), "storage": storage}
+
+
+def _text(report: Report) -> str:
+    name = report.get("file") or report.get("run")
+    sections = [f"{name}: {report['parameters']:,} parameters", _fields(report["config"])]
+    if storage := report["storage"]:
+        kind = "packed file" if "file" in report else "packed file it makes"
+        rows = [[part if part != "total" else kind, f"{size:,}", f"{size / storage['total']:.1%}"]
+                for part, size in storage.items()]
+        bits = 8 * storage["total"] / report["parameters"]
+        sections.append(table([["kind", "bytes", "share"], *rows], [1, 2]) + f"\n{bits:.2f} bits per parameter")
+    if "run" in report:
+        sections.append("progress\n" + _fields(report["progress"]))
+        sections.append("training\n" + _fields(report["training"]))
+        files = [[file, f"{size:,}"] for file, size in report["files"].items()]
+        sections.append(table([["files", "bytes"], *files], [1]))
+    return "\n\n".join(sections)
+
+
+def _fields(values: dict[str, Any]) -> str:
+    return table([[f"  {name}", str(value)] for name, value in values.items()])

@@ -1,0 +1,81 @@
+"""`ghost train`: the flags of a run, and its events on the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ghost_ref.cli import INTERRUPTED, OK
+from ghost_ref.cli.flags import Parser, add_fields, add_json, given_fields
+from ghost_ref.cli.output import Report, print_report
+from ghost_ref.config import ModelConfig, TrainingConfig
+from ghost_ref.errors import GhostError
+from ghost_ref.presets import PRESETS
+
+DESCRIPTION = """Train a model and leave checkpoints, metrics.jsonl, a loss curve and the best packed model in --out.
+Ctrl-C saves a checkpoint; --resume with the same flags goes on from it."""
+EXAMPLES = (
+    "ghost train --preset tiny --data qa20 --out runs/qa20",
+    "ghost train --preset tiny --data play.txt --minutes 5 --seed 1 --out runs/play",
+    "ghost train --preset tiny --data play.txt --minutes 5 --seed 1 --out runs/play --resume",
+    "ghost train --preset v12 --data pairs.jsonl --out runs/pairs --set lr=2e-3 --set prompt_noise=0.05",
+)
+REASONS = {"done": "all steps are done", "solved": "every training item is answered exactly",
+           "no improvement": "the evaluations no longer improve", "interrupted": "interrupted, a checkpoint is saved"}
+FLAGS = ("steps", "minutes", "seed")
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = Parser("train", DESCRIPTION, EXAMPLES)
+    parser.add_argument("--preset", default="tiny", help=f"{', '.join(sorted(PRESETS))} (default tiny)")
+    parser.add_argument("--data", required=True, metavar="FILE.jsonl|FILE.txt|SET",
+                        help="pairs, text, or a shipped set: qa10, qa20, hard")
+    parser.add_argument("--validation", metavar="FILE|SET", help="measure on this data (default: the end of the text)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new directory for the run")
+    parser.add_argument("--backend", default="numpy", help="numpy (default)")
+    add_fields(parser, TrainingConfig, FLAGS)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                        help="any other field of the model or training configuration; may be repeated")
+    add_json(parser)
+    args = parser.parse(argv)
+    settings = parse_settings(args.settings)
+    from ghost_ref.cli.training_display import display
+    from ghost_ref.training import train
+
+    with display() as shown:
+        result = train(args.data, args.out, preset=args.preset, resume=args.resume, settings=settings,
+                       validation=args.validation, backend=args.backend, on_event=shown.on_event,
+                       **given_fields(args, FLAGS))
+    report = {**asdict(result), "out": str(result.out), "packed": str(result.packed) if result.packed else None,
+              "best": shown.best}
+    print_report(report, args.json, _text)
+    return INTERRUPTED if result.reason == "interrupted" else OK
+
+
+def parse_settings(items: Sequence[str]) -> dict[str, Any]:
+    """The `--set key=value` flags; a value is JSON or a bare word. Raises GhostError on an unknown key."""
+    settings: dict[str, Any] = {}
+    known = sorted({*ModelConfig.__dataclass_fields__, *TrainingConfig.__dataclass_fields__})
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise GhostError(f"--set needs key=value, got {item!r}.")
+        if key not in known:
+            raise GhostError(f"--set: there is no setting {key!r}; the settings are: {', '.join(known)}.")
+        try:
+            settings[key] = json.loads(value)
+        except ValueError:
+            settings[key] = value
+    return settings
+
+
+def _text(report: Report) -> str:
+    lines = [f"Stopped after step {report['step']} and {report['seconds']:.1f} s: {REASONS[report['reason']]}."]
+    if report["reason"] == "interrupted":
+        lines.append("Go on with the same command and --resume.")
+    if report["packed"]:
+        lines.append(f"Best packed model: {report['packed']}" + (f" ({report['best']})" if report["best"] else ""))
+    return "\n".join(lines)
