@@ -181,19 +181,19 @@ def test_adamw_refuses_unequal_sizes_and_other_dtypes():
 
 
 def outputs():
-    """Every output of every kernel, at a shape with ragged channels, a mask and more units than threads."""
-    arrays = make_scan(7, 5, 70, 100, 17)
+    """Every output of every kernel, at ragged shapes, with a mask and large enough to use threads."""
+    arrays = make_scan(7, 5, 70, 200, 17)
     rng = np.random.default_rng(8)
-    dy = rng.standard_normal((5, 70, 100)).astype(np.float32)
     length = np.array([70, 0, 33, 64, 1])
     out, saved = train.selective_scan_forward(*arrays, length=length)
-    results = [*out, *train.selective_scan_backward(dy, saved)]
-    out, saved = train.causal_conv1d_forward(*make_conv(9, 5, 70, 100), length=length)
-    results += [*out, *train.causal_conv1d_backward(dy, saved)]
+    results = [*out, *train.selective_scan_backward(arrays[0], saved)]
+    x, *rest = make_conv(9, 5, 700, 301)
+    out, saved = train.causal_conv1d_forward(x, *rest, length=10 * length)
+    results += [*out, *train.causal_conv1d_backward(x, saved)]
     for name in ("silu", "softplus"):
-        y, saved = getattr(train, f"{name}_forward")(dy)
-        results += [y, *getattr(train, f"{name}_backward")(dy, saved)]
-    p, g, m, v = np.abs(rng.standard_normal((4, 30_000))).astype(np.float32)
+        y, saved = getattr(train, f"{name}_forward")(x)
+        results += [y, *getattr(train, f"{name}_backward")(y, saved)]
+    p, g, m, v = np.abs(rng.standard_normal((4, 1_100_000))).astype(np.float32)
     train.adamw_update(p, g, m, v, 1e-3, 0.9, 0.95, 1e-8, 0.1, 10.0, 20.0)
     return [*results, p, m, v]
 

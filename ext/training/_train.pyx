@@ -65,13 +65,14 @@ cdef extern from "elementwise.h" nogil:
     void silu_backward_range(const float *dy, const float *x, float *dx, Py_ssize_t count)
     void softplus_forward_range(const float *x, float *y, Py_ssize_t count)
     void softplus_backward_range(const float *dy, const float *x, float *dx, Py_ssize_t count)
-    void adamw_range(float *p, const float *g, float *m, float *v, const adamw_factors *factors, Py_ssize_t count)
+    void adamw_range(float *p, const float *g, float *m, float *v, const adamw_factors *f, Py_ssize_t count)
 
 
 ctypedef void (*unary_range)(const float *x, float *y, Py_ssize_t count) noexcept nogil
 ctypedef void (*binary_range)(const float *dy, const float *x, float *dx, Py_ssize_t count) noexcept nogil
 
 cdef Py_ssize_t RANGE = 8192  # elements of one unit of elementwise work
+cdef Py_ssize_t ALONE = 1 << 20  # up to so many elements one thread is as fast as waking the others
 cdef Py_ssize_t BACKWARD_UNITS = 32  # split the channels of a row until a scan backward has about so many units
 
 
@@ -139,7 +140,8 @@ def causal_conv1d_forward(x, weight, bias, past=None, length=None):
     cdef conv_args args = _conv_args(x, transposed, bias, past, kept)
     args.y, args.present = _write(y), _write(present)
     cdef Py_ssize_t unit, units = batch * ((channels + CONV_BLOCK - 1) // CONV_BLOCK)
-    for unit in prange(units, nogil=True, schedule="static"):
+    cdef bint threads = batch * steps * channels > ALONE
+    for unit in prange(units, nogil=True, schedule="static", use_threads_if=threads):
         conv_forward_unit(&args, unit)
     return (y, present), (x, transposed, bias, past, kept)
 
@@ -147,14 +149,15 @@ def causal_conv1d_forward(x, weight, bias, past=None, length=None):
 def causal_conv1d_backward(dy, saved):
     """ghost_ref.ops.conv.causal_conv1d_backward in float32."""
     x, transposed, bias, past, kept = saved
-    batch, _, channels = x.shape
+    batch, steps, channels = x.shape
     dy = _array("dy", dy, x.shape)
     dx, dbias = np.zeros_like(x), np.zeros((batch, channels), np.float32)
     dweight = np.zeros((batch, *transposed.shape), np.float32)
     cdef conv_args args = _conv_args(x, transposed, bias, past, kept)
     args.dy, args.dx, args.dweight, args.dbias = _read(dy), _write(dx), _write(dweight), _write(dbias)
     cdef Py_ssize_t unit, units = batch * ((channels + CONV_BLOCK - 1) // CONV_BLOCK)
-    for unit in prange(units, nogil=True, schedule="static"):
+    cdef bint threads = batch * steps * channels > ALONE
+    for unit in prange(units, nogil=True, schedule="static", use_threads_if=threads):
         conv_backward_unit(&args, unit)
     return dx, np.ascontiguousarray(dweight.sum(0).T), dbias.sum(0)
 
@@ -185,7 +188,8 @@ def selective_scan_forward(x, dt, A, Bm, Cm, D, past=None, length=None):
     args.y, args.present = _write(y), _write(present)
     cdef Py_ssize_t unit, units = batch * args.blocks
     cdef int failed = 0
-    for unit in prange(units, nogil=True, schedule="static"):
+    cdef bint threads = batch * steps * channels * n > ALONE
+    for unit in prange(units, nogil=True, schedule="static", use_threads_if=threads):
         failed |= scan_forward_unit(&args, unit)
     if failed:
         raise MemoryError("selective_scan_forward: out of memory")
@@ -206,7 +210,8 @@ def selective_scan_backward(dy, saved):
     args.dA, args.dB, args.dC, args.dD = _write(dA), _write(dB), _write(dC), _write(dD)
     cdef Py_ssize_t unit, units = batch * args.groups
     cdef int failed = 0
-    for unit in prange(units, nogil=True, schedule="static"):
+    cdef bint threads = batch * steps * channels * n > ALONE
+    for unit in prange(units, nogil=True, schedule="static", use_threads_if=threads):
         failed |= scan_backward_unit(&args, unit)
     if failed:
         raise MemoryError("selective_scan_backward: out of memory")
@@ -218,8 +223,8 @@ cdef _unary(unary_range kernel, x):
     y = np.empty_like(x)
     cdef const float *source = _read(x)
     cdef float *target = _write(y)
-    cdef Py_ssize_t count = x.size, part
-    for part in prange((count + RANGE - 1) // RANGE, nogil=True, schedule="static"):
+    cdef Py_ssize_t count = x.size, parts = (count + RANGE - 1) // RANGE, part
+    for part in prange(parts, nogil=True, schedule="static", use_threads_if=count > ALONE):
         kernel(source + part * RANGE, target + part * RANGE, min(RANGE, count - part * RANGE))
     return y, (x,)
 
@@ -231,8 +236,8 @@ cdef _binary(binary_range kernel, dy, saved):
     cdef const float *gradient = _read(dy)
     cdef const float *source = _read(x)
     cdef float *target = _write(dx)
-    cdef Py_ssize_t count = x.size, part, at
-    for part in prange((count + RANGE - 1) // RANGE, nogil=True, schedule="static"):
+    cdef Py_ssize_t count = x.size, parts = (count + RANGE - 1) // RANGE, part, at
+    for part in prange(parts, nogil=True, schedule="static", use_threads_if=count > ALONE):
         at = part * RANGE
         kernel(gradient + at, source + at, target + at, min(RANGE, count - at))
     return (dx,)
@@ -265,7 +270,7 @@ def adamw_update(float[::1] p, const float[::1] g, float[::1] m, float[::1] v, d
     m = beta1·m + (1-beta1)·g;  v = beta2·v + ((1-beta2)·g)·g;
     p = p·(1 - lr·weight_decay) - (lr·(m·c1)) / (sqrt(v·c2) + eps),  c1 = 1/(1-beta1^t), c2 = 1/(1-beta2^t).
     p, g, m, v (n,) C-contiguous; the scalar factors are computed in float64 and rounded once."""
-    cdef Py_ssize_t count = p.shape[0], part, at
+    cdef Py_ssize_t count = p.shape[0], parts = (count + RANGE - 1) // RANGE, part, at
     if g.shape[0] != count or m.shape[0] != count or v.shape[0] != count:
         counts = (p.shape[0], g.shape[0], m.shape[0], v.shape[0])
         raise ValueError(f"adamw_update: p, g, m, v have {counts} elements")
@@ -273,6 +278,6 @@ def adamw_update(float[::1] p, const float[::1] g, float[::1] m, float[::1] v, d
     factors.lr, factors.epsilon, factors.decay = <float>lr, <float>eps, <float>(1 - lr * weight_decay)
     factors.beta1, factors.one_minus_beta1, factors.c1 = <float>beta1, <float>(1 - beta1), <float>c1
     factors.beta2, factors.one_minus_beta2, factors.c2 = <float>beta2, <float>(1 - beta2), <float>c2
-    for part in prange((count + RANGE - 1) // RANGE, nogil=True, schedule="static"):
+    for part in prange(parts, nogil=True, schedule="static", use_threads_if=count > ALONE):
         at = part * RANGE
         adamw_range(&p[0] + at, &g[0] + at, &m[0] + at, &v[0] + at, &factors, min(RANGE, count - at))
