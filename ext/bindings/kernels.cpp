@@ -143,6 +143,12 @@ py::array_t<float> rms_norm(const py::object& x, const py::object& gain, const s
   return without_padding(y, input.shape(0), stride, n);
 }
 
+py::array_t<float> sum_of_products(const Kernels& kernels, const float* a, const float* b, int n) {
+  py::array_t<float> sum(1);
+  *sum.mutable_data() = kernels.lane_dot(a, b, n);
+  return sum;
+}
+
 py::array_t<float> numerics_map(const std::string& name, const py::object& x, const std::string& level) {
   constexpr struct {
     const char* name;
@@ -153,13 +159,18 @@ py::array_t<float> numerics_map(const std::string& name, const py::object& x, co
   const Kernels& kernels = kernels_at(level);
   const FpControl control;
   const py::array input = check_array(x, "x", "float32", {-1});
+  const float* data = data_of<float>(input);
+  const int n = static_cast<int>(input.shape(0));
+  if (name == "lane_sum") return sum_of_products(kernels, data, std::vector<float>(input.size(), 1.0f).data(), n);
+  if (name == "lane_sum_squares") return sum_of_products(kernels, data, data, n);
   for (const auto& entry : kFunctions) {
     if (name != entry.name) continue;
     py::array_t<float> y(input.shape(0));
-    kernels.map(entry.function, data_of<float>(input), y.mutable_data(), input.shape(0));
+    kernels.map(entry.function, data, y.mutable_data(), input.shape(0));
     return y;
   }
-  throw py::value_error("There is no function '" + name + "'; there are: exp, log, log1p, sigmoid, silu, softplus, rint.");
+  throw py::value_error("There is no function '" + name + "'; there are: exp, log, log1p, sigmoid, silu, softplus, rint, "
+                        "lane_sum, lane_sum_squares.");
 }
 
 int choose_byte(const py::object& logits, float temp, int top_k, float top_p, float min_p, uint64_t seed, uint64_t step,

@@ -7,11 +7,10 @@
 namespace ghost {
 namespace {
 
-// Spinning is for the usual wait of a few microseconds; beyond it, or with more threads than cores, the core is left to
-// whoever we wait for.
-constexpr int kSpins = 1000;
-constexpr int kSpinsWhenCrowded = 10;
-constexpr int kYieldsBeforeSleep = 200;
+// A waiting member first spins (the usual wait is a few microseconds), then offers its core to others, then sleeps.
+constexpr int kSpins = 300;
+constexpr int kSpinsWhenCrowded = 10;  // more members than cores: whoever we wait for may need this one
+constexpr int kYields = 20;
 
 void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -31,13 +30,11 @@ bool Team::start(int threads) {
 #ifdef __cpp_exceptions
   try {
 #endif
-    for (int i = 1; i < threads; ++i) {
-      workers_[static_cast<size_t>(i - 1)] = std::thread(&Team::work, this, i);
-      ++workers_started_;
+    for (; started_ < threads - 1; ++started_) {
+      workers_[static_cast<size_t>(started_)] = std::thread(&Team::work, this, started_ + 1);
     }
 #ifdef __cpp_exceptions
   } catch (const std::system_error&) {
-    stop();
     return false;
   }
 #endif
@@ -46,54 +43,51 @@ bool Team::start(int threads) {
 }
 
 void Team::stop() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stopping_.store(true, std::memory_order_release);
-  }
-  wake_.notify_all();
-  for (int i = 0; i < workers_started_; ++i) workers_[static_cast<size_t>(i)].join();
-  workers_started_ = 0;
+  stopping_.store(true, std::memory_order_release);
+  advance(&runs_);
+  for (; started_ > 0; --started_) workers_[static_cast<size_t>(started_ - 1)].join();
 }
 
 void Team::run(void (*function)(void*, int), void* argument) {
-  FpControl control;
-  if (size_ == 1) {
-    function(argument, 0);
-    return;
-  }
+  const FpControl control;
   function_ = function;
   argument_ = argument;
-  round_.fetch_add(1, std::memory_order_seq_cst);
-  if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-    std::lock_guard<std::mutex> lock(mutex_);  // a worker is either before its check of round_ or waiting
-    wake_.notify_all();
-  }
+  if (size_ > 1) advance(&runs_);
   function(argument, 0);
   barrier();
 }
 
 void Team::barrier() {
   if (size_ == 1) return;
-  const unsigned passed = barriers_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
-    arrived_.store(0, std::memory_order_relaxed);
-    barriers_.store(passed + 1, std::memory_order_release);
-    return;
-  }
-  for (int spins = 0; barriers_.load(std::memory_order_acquire) == passed; ++spins) {
-    if (spins < spins_) {
-      pause();
-    } else {
-      std::this_thread::yield();
-    }
+  const unsigned reached = barriers_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) < size_ - 1) return wait_for_change(barriers_, reached);
+  arrived_.store(0, std::memory_order_relaxed);
+  advance(&barriers_);
+}
+
+void Team::work(int index) {
+  const FpControl control;
+  for (unsigned runs = 0;; ++runs) {
+    wait_for_change(runs_, runs);
+    if (stopping_.load(std::memory_order_acquire)) return;
+    function_(argument_, index);
+    barrier();
   }
 }
 
-bool Team::wait_for_round(unsigned seen) {
-  for (int spins = 0; spins < spins_ + kYieldsBeforeSleep; ++spins) {
-    if (stopping_.load(std::memory_order_acquire)) return false;
-    if (round_.load(std::memory_order_acquire) != seen) return true;
-    if (spins < spins_) {
+// Counts up and wakes the sleepers. In the total order of the sequentially consistent operations either this sees the
+// sleeper, or the sleeper sees the new count and does not go to sleep.
+void Team::advance(Counter* counter) {
+  counter->fetch_add(1, std::memory_order_seq_cst);
+  if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
+  { const std::lock_guard<std::mutex> lock(mutex_); }  // a sleeper that has not seen the count is waiting by now
+  changed_.notify_all();
+}
+
+void Team::wait_for_change(const Counter& counter, unsigned from) {
+  for (int i = 0; i < spins_ + kYields; ++i) {
+    if (counter.load(std::memory_order_acquire) != from) return;
+    if (i < spins_) {
       pause();
     } else {
       std::this_thread::yield();
@@ -101,20 +95,8 @@ bool Team::wait_for_round(unsigned seen) {
   }
   std::unique_lock<std::mutex> lock(mutex_);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  while (round_.load(std::memory_order_seq_cst) == seen && !stopping_.load(std::memory_order_acquire)) {
-    wake_.wait(lock);
-  }
-  sleepers_.fetch_sub(1, std::memory_order_seq_cst);
-  return !stopping_.load(std::memory_order_acquire);
-}
-
-void Team::work(int index) {
-  FpControl control;
-  for (unsigned seen = 0; wait_for_round(seen);) {
-    ++seen;
-    function_(argument_, index);
-    barrier();
-  }
+  while (counter.load(std::memory_order_seq_cst) == from) changed_.wait(lock);
+  sleepers_.fetch_sub(1, std::memory_order_relaxed);
 }
 
 }  // namespace ghost

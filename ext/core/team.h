@@ -10,11 +10,12 @@
 
 namespace ghost {
 
-// The part [begin, end) of `count` items that thread `index` of `threads` owns.
+// A range [begin, end) of items.
 struct Share {
   int begin, end;
 };
 
+// What thread `index` of `threads` owns of `count` items.
 inline Share share(int count, int index, int threads) {
   const auto edge = [&](int i) { return static_cast<int>(static_cast<long long>(count) * i / threads); };
   return {edge(index), edge(index + 1)};
@@ -39,23 +40,26 @@ class Team {
   void barrier();
 
  private:
+  using Counter = std::atomic<unsigned>;
+
   void work(int index);
   void stop();
-  bool wait_for_round(unsigned seen);
+  void advance(Counter* counter);
+  void wait_for_change(const Counter& counter, unsigned from);
 
   int size_ = 1;
   int spins_ = 0;
-  int workers_started_ = 0;
+  int started_ = 0;
   Buffer<std::thread> workers_;
   void (*function_)(void*, int) = nullptr;
   void* argument_ = nullptr;
-  alignas(64) std::atomic<unsigned> round_{0};    // a new run began
-  alignas(64) std::atomic<int> arrived_{0};       // members at the barrier
-  alignas(64) std::atomic<unsigned> barriers_{0}; // barriers passed
+  alignas(64) Counter runs_{0};
+  alignas(64) Counter barriers_{0};          // that everybody has reached
+  alignas(64) std::atomic<int> arrived_{0};  // members at the current barrier
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::condition_variable changed_;
 };
 
 }  // namespace ghost
