@@ -1,0 +1,35 @@
+# `make demo` and `make test` each turn a fresh clone into the result: Python >= 3.11 and g++ are all they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := setup.py pyproject.toml $(wildcard ext/core/* ext/bindings/* ext/training/*.pyx ext/training/*.h)
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(INSTALLED)          ## train, pack, verify and ask on the shipped questions
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
+
+test: $(INSTALLED)          ## the default tests
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)     ## the long ones too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(INSTALLED)          ## style and types
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)         ## speed, as ratios against peers measured in the same run
+	$(BIN)/python -m pip install -q -e ".[bench]"
+	$(BIN)/python benchmarks/training_speed.py
+
+$(INSTALLED): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e ".[test,plot]"
+	touch $@
+
+clean:                      ## build products only; models and runs stay
+	rm -rf build *.egg-info ghost_ref/*.so ext/training/*.c
