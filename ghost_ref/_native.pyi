@@ -72,8 +72,8 @@ class Model:
         False or raising. Raises RuntimeError if the logits are not finite or another call uses the state."""
 
 def numerics_map(name: str, x: Float32, level: str) -> Float32:
-    """exp, log, log1p, sigmoid, silu, softplus or rint of every element of x (n,); lane_sum and lane_sum_squares give the
-    canonical sum of x or x * x as an array of one element."""
+    """exp, log, log1p, sigmoid, silu, softplus or rint of every element of x (n,); lane_sum and lane_sum_squares
+    give the canonical sum of x or x * x as an array of one element."""
 
 def choose_byte(logits: Float32, temp: float, top_k: int, top_p: float, min_p: float, seed: int, step: int,
                 level: str) -> int:
