@@ -180,7 +180,7 @@ class TrainingConfig(Config):
     prompt_noise: float = option(0.0, "rate of typing errors put into prompts (question-answer data)")
     seed: int = option(0, "seed of initial values, batches, dropout")
     mod_weight: float = option(0.01, "weight of the loss that aligns top-k routing with its threshold")
-    depth_weight: float = option(0.001, "weight of the mean depth gate, the price of processing a byte")
+    depth_weight: float = option(0.0001, "weight of the mean depth gate, the price of processing a byte")
     memory_entries: int = option(64, "detached entries shown to the memory layers in every second step")
     validation_fraction: float = option(0.05, "share of a text's end kept for validation when no file is given")
     eval_interval: int = option(0, "steps between evaluations through the packed path; 0: a tenth of all steps")

@@ -11,7 +11,7 @@ PRESETS: dict[str, ModelConfig] = {
         mod_layers=(1, 3, 5, 7), depth_layers=(4, 5, 6, 7), surprise_layers=(6, 7),
     ),
     "tiny": ModelConfig(
-        d_model=128, n_layers=4, dt_rank=8, d_ff=128,
+        d_model=112, n_layers=5, dt_rank=7, d_ff=64, codebook_group=64,
         attention_layers=(3,), memory_layers=(2,), mod_layers=(1, 3), depth_layers=(2, 3), surprise_layers=(3,),
     ),
 }
