@@ -163,6 +163,22 @@ void test_crc() {
   CHECK(crc(down) == 0x113FDB5Cu, "RFC 3720");
 }
 
+void test_json_limits() {
+  const auto nested = [](size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+  const auto zeros = [](size_t count) {
+    std::string text = "[0";
+    for (size_t i = 1; i < count; ++i) text += ",0";
+    return text + "]";
+  };
+  const ghost::JsonLimits limits;
+  CHECK(accepted(json(nested(limits.depth + 1))), "deepest");
+  CHECK(!accepted(json(nested(limits.depth + 2))), "too deep");
+  CHECK(accepted(json(zeros(limits.values - 1))), "most values");
+  CHECK(!accepted(json(zeros(limits.values))), "too many values");
+  CHECK(accepted(json("1" + std::string(limits.bytes - 1, ' '))), "longest");
+  CHECK(!accepted(json("1" + std::string(limits.bytes, ' '))), "too long");
+}
+
 void test_valid_shapes() {
   const std::vector<std::string> files = {
       file_of("{" + kMeta + "}", ""),
@@ -312,6 +328,7 @@ int main(int argc, char** argv) {
   if (argc != 2) return std::fprintf(stderr, "usage: test_files FILE\n"), 2;
   const std::string file = load(argv[1]);
   test_crc();
+  test_json_limits();
   test_valid_shapes();
   test_hostile();
   test_damage(file);
