@@ -392,15 +392,27 @@ def test_refused_files(small, tmp_path):
     trits[-1] = 243
     write({"layers.1.mixer.x_proj.trits": trits})
     refused("byte above 242")
-    name = next(k for k, v in tensors.items() if k.endswith("x_proj.trits") and config.d_inner * 13 % 5)
-    trits = tensors[name].copy()
-    trits[-1] = 0
-    write({name: trits})
-    refused("padding trits")
     rows = tensors["embedding.weight"].copy()
     rows[7, 7] = -128
     write({"embedding.weight": rows})
     refused("holds -128")
+
+
+@pytest.mark.parametrize("width", [12, 34])  # 1 or 4 trits in the last byte of in_proj, (4 d, d)
+def test_refused_padding_trits(tmp_path, width):
+    config, bad = SMALL.replace(d_model=width, n_heads=2), tmp_path / "bad.ghost"
+    save_packed(bad, random_weights(config, 0), config)
+    native.Model(str(bad))
+    tensors, metadata = read_container(str(bad), format=FORMAT)
+    name = "layers.0.mixer.in_proj.trits"
+    used = 4 * width * width % 5
+    assert used
+    for position in range(used, 5):
+        trits = tensors[name].copy()
+        trits[-1] += 3**position  # the padding code 1 becomes 2
+        write_container(bad, tensors | {name: trits}, format=FORMAT, config_json=metadata["config"])
+        with pytest.raises(ValueError, match="padding trits"):
+            native.Model(str(bad))
 
 
 @pytest.mark.parametrize("change,message", [
