@@ -83,10 +83,26 @@ def value_and_grad(function: Callable, params: dict[str, Array]) -> tuple[Any, A
     """Run ``function(params) -> (loss, extras)`` and differentiate the scalar loss.
 
     Returns (loss value, extras, gradients); a parameter the loss does not depend on gets a zero gradient."""
-    tape = Tape()
-    variables = {name: Var(value, tape) for name, value in params.items()}
+    variables = record(params)
     loss, extras = function(variables)
     loss.grad = np.ones_like(loss.value)
+    run_backward(loss.tape)
+    return loss.value, extras, gradients(variables)
+
+
+def record(params: dict[str, Array]) -> dict[str, Var]:
+    """The arrays as variables of a new tape."""
+    tape = Tape()
+    return {name: Var(value, tape) for name, value in params.items()}
+
+
+def gradients(variables: dict[str, Var]) -> dict[str, Array]:
+    """What `run_backward` left in the variables, zeros where nothing arrived."""
+    return {name: np.zeros_like(v.value) if v.grad is None else v.grad for name, v in variables.items()}
+
+
+def run_backward(tape: Tape) -> None:
+    """Run the recorded backward passes from last to first; outputs whose gradient is set are the seeds."""
     while tape:
         backward, saved, inputs, made = tape.pop()
         douts = tuple(v.grad for v in made)
@@ -98,8 +114,6 @@ def value_and_grad(function: Callable, params: dict[str, Array]) -> tuple[Any, A
                 variable.grad = grad if variable.grad is None else variable.grad + grad
         for v in made:
             v.grad = None
-    gradients = {name: np.zeros_like(v.value) if v.grad is None else v.grad for name, v in variables.items()}
-    return loss.value, extras, gradients
 
 
 def _sum_to(grad: Array, shape: tuple[int, ...]) -> Array:

@@ -13,9 +13,9 @@ from ghost_ref.errors import GhostError
 ORDER, WINDOWS, NOISE, DROPOUT, ENTRIES = range(5)  # independent random streams
 
 
-def random_stream(seed: int, purpose: int, step: int) -> np.random.Generator:
+def random_stream(seed: int, purpose: int, step: int, shard: int = 0) -> np.random.Generator:
     """The generator of one purpose at one step: counter-based (Philox), nothing is carried over."""
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, 0, step]))
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, shard, step]))
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class Batch:
     targets: np.ndarray
     loss_mask: np.ndarray
     valid: np.ndarray
+
+    def split(self, shards: int) -> list[Batch]:
+        """The rows in at most `shards` consecutive parts."""
+        parts = min(shards, len(self.tokens))
+        arrays = [np.array_split(a, parts) for a in (self.tokens, self.targets, self.loss_mask, self.valid)]
+        return [Batch(*rows) for rows in zip(*arrays, strict=True)]
 
 
 def make_batch(data: Dataset, training: TrainingConfig, step: int) -> Batch:

@@ -168,6 +168,7 @@ class TrainingConfig(Config):
     steps: int = option(0, "optimizer steps; 0: chosen for the data, or from minutes")
     minutes: float = option(0.0, "train for about this long: steps are fixed after a short measurement")
     batch_size: int = option(12, "sequences a step")
+    shards: int = option(2, "parts of a batch that are computed in parallel, one thread each; part of what fixes the bits")
     seq_len: int = option(64, "bytes of a text window, and the longest prompt plus completion")
     lr: float = option(4e-3, "peak learning rate")
     final_lr: float = option(0.05, "learning rate at the end, as a share of the peak (cosine)")
@@ -189,7 +190,7 @@ class TrainingConfig(Config):
     checkpoint_interval: int = option(0, "steps between checkpoints; 0: at every evaluation")
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "seq_len"):
+        for name in ("batch_size", "seq_len", "shards"):
             self._require(1 <= getattr(self, name) <= 1 << 20, name, "in 1..1048576")
         for name in ("steps", "warmup_steps", "memory_entries", "eval_interval", "patience", "checkpoint_interval"):
             self._require(0 <= getattr(self, name) <= 1 << 31, name, "zero or more")

@@ -8,26 +8,29 @@ from ghost_ref.batches import Batch
 from ghost_ref.config import ModelConfig, TrainingConfig
 from ghost_ref.constants import GATE_SLOPE
 from ghost_ref.model import Output, forward
-from ghost_ref.quantise import quantise
 
 
-def objective(params: dict[str, Any], config: ModelConfig, training: TrainingConfig, batch: Batch, *, ops: Any,
-              memory: dict[str, Any] | None, dropout: Any) -> tuple[Any, tuple[Any, Output]]:
-    """(loss, (cross-entropy in nats per byte, Output)) of one batch.
+def objective(weights: dict[str, Any], config: ModelConfig, training: TrainingConfig, batch: Batch, *, ops: Any,
+              counts: tuple[int, int], memory: dict[str, Any] | None = None,
+              dropout: Any = None) -> tuple[Any, tuple[Any, Output]]:
+    """(loss, (cross-entropy in nats per byte, Output)) of the rows of `batch`.
 
+    weights: of `quantise`. counts: loss positions and valid positions of the whole batch, of which these rows may be a
+    part: losses of parts add up. With means taken over the whole batch,
     loss = CE(logits) + CE(surprise head, on all bytes) + mod_weight·mean BCE(router, its own top-k) over layers
     + depth_weight·mean sigmoid(5(D - i)) over tokens and layers."""
-    weights = quantise(params, config, ops)
+    loss_count, valid_count = counts
     output = forward(weights, config, batch.tokens, ops=ops, memory=memory, mod_top_k=True, dropout=dropout)
-    cross_entropy = ops.cross_entropy(output.logits, batch.targets, batch.loss_mask)
+    cross_entropy = ops.cross_entropy(output.logits, batch.targets, batch.loss_mask, count=loss_count)
     loss = cross_entropy
     if config.surprise_layers:
-        loss = loss + ops.cross_entropy(output.surprise_logits, batch.targets, batch.valid)
+        loss = loss + ops.cross_entropy(output.surprise_logits, batch.targets, batch.valid, count=valid_count)
     for i in config.mod_layers:
         routing = output.routing[i]
-        aligned = ops.binary_cross_entropy(routing.scores, routing.kept, routing.survivors)
+        aligned = ops.binary_cross_entropy(routing.scores, routing.kept, routing.survivors, count=valid_count)
         loss = loss + aligned * (training.mod_weight / len(config.mod_layers))
     for i in config.depth_layers:
         gate = ops.sigmoid((output.depth + (-float(i))) * GATE_SLOPE)
-        loss = loss + ops.masked_mean(gate, batch.valid) * (training.depth_weight / len(config.depth_layers))
+        mean_gate = ops.masked_mean(gate, batch.valid, count=valid_count)
+        loss = loss + mean_gate * (training.depth_weight / len(config.depth_layers))
     return loss, (ops.detach(cross_entropy), output)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from ghost_ref.autodiff import detach, value_and_grad
+from ghost_ref.autodiff import Var, detach, gradients, record, run_backward, value_and_grad
 from ghost_ref.batches import DROPOUT, ENTRIES, Batch, make_batch, random_stream
 from ghost_ref.checkpoint import Checkpoint
 from ghost_ref.config import PAD, ModelConfig, TrainingConfig
@@ -15,7 +19,8 @@ from ghost_ref.initialise import initialise
 from ghost_ref.model import Output
 from ghost_ref.objective import objective
 from ghost_ref.ops.norm import unit_forward
-from ghost_ref.optimizer import adamw_update, global_norm, parameter_groups, project
+from ghost_ref.optimizer import EPSILON, adamw_update, global_norm, parameter_groups, project
+from ghost_ref.quantise import quantise
 from ghost_ref.schedule import learning_rate
 from ghost_ref.training_ops import have_kernels, training_ops
 
@@ -30,18 +35,37 @@ def new_checkpoint(config: ModelConfig, training: TrainingConfig, data: Dataset)
     return Checkpoint(config, training, data.digest, params, first, second)
 
 
+@dataclass
+class Shard:
+    """What one part of a batch gives."""
+
+    loss: float
+    cross_entropy: float
+    output: Output
+    grads: Params
+
+
 class Trainer:
-    """Steps a Checkpoint forward in place."""
+    """Steps a Checkpoint forward in place.
+
+    A batch is computed in `shards` parts, one thread each, and their gradients are added in order: the bits depend on
+    the number of shards, not on the number of cores. BLAS runs on one thread, for the same reason and because
+    its own threads stall when another process takes a core."""
 
     def __init__(self, checkpoint: Checkpoint, data: Dataset) -> None:
         self.run, self.data = checkpoint, data
         self.ops = training_ops()
         self.groups = parameter_groups(checkpoint.config, checkpoint.training.weight_decay)
-        self.update = adamw_update
+        self.pool = ThreadPoolExecutor(checkpoint.training.shards)
+        self.update: Callable[..., None] = adamw_update
         if have_kernels():
             from ghost_ref import _train
 
             self.update = _train.adamw_update
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self.pool.shutdown()
 
     def step(self) -> dict[str, Any]:
         """Read one batch and update the parameters. Returns the step's metrics.
@@ -51,24 +75,50 @@ class Trainer:
         run = self.run
         index = run.progress.step
         batch = make_batch(self.data, run.training, index)
-        memory = run.memory if index % 2 and run.memory else None
-
-        def loss(params: Params) -> Any:
-            return objective(params, run.config, run.training, batch, ops=self.ops, memory=memory,
-                             dropout=self._dropout(index))
-
-        with np.errstate(all="ignore"):  # the guard below looks at every result
-            value, (cross_entropy, output), grads = value_and_grad(loss, run.params)
+        with threadpool_limits(1, user_api="blas"):
+            shards, grads = self._gradients(batch, index)
             norm = global_norm(grads)
         run.progress.step += 1
         run.progress.bytes_read += int(batch.valid.sum())
-        metrics = {"step": run.progress.step, "loss": float(cross_entropy), "gradient_norm": norm}
-        if not np.isfinite(norm) or not np.isfinite(value):
+        loss = sum(s.cross_entropy for s in shards)
+        metrics = {"step": run.progress.step, "loss": loss, "gradient_norm": norm}
+        if not np.isfinite(norm) or not np.isfinite(sum(s.loss for s in shards)):
             run.progress.rejected += 1
             return {**metrics, "rejected": next((k for k, g in grads.items() if not np.isfinite(g).all()), "loss")}
         metrics["lr"] = self._apply(grads, norm, index)
-        self._remember(batch, output, index)
-        return {**metrics, **routing_metrics(output)}
+        self._remember(batch, np.concatenate([detach(s.output.hidden) for s in shards]), index)
+        return {**metrics, **routing_metrics([s.output for s in shards])}
+
+    def _gradients(self, batch: Batch, index: int) -> tuple[list[Shard], Params]:
+        """Quantise once, differentiate the shards with respect to the stored weights, then go back through quantise."""
+        run = self.run
+        with np.errstate(all="ignore"):  # the guard in step looks at every result
+            variables = record(run.params)
+            weights = quantise(variables, run.config, self.ops)
+            leaves = {name: w.value for name, w in weights.items() if isinstance(w, Var)}
+            fixed = {name: w for name, w in weights.items() if not isinstance(w, Var)}
+        counts = int(batch.loss_mask.sum()), int(batch.valid.sum())
+        memory = run.memory if index % 2 and run.memory else None
+
+        def differentiate(part: Batch, number: int) -> Shard:
+            def loss(leaves: dict[str, Any]) -> Any:
+                return objective({**leaves, **fixed}, run.config, run.training, part, ops=self.ops, counts=counts,
+                                 memory=memory, dropout=self._dropout(index, number))
+
+            with np.errstate(all="ignore"):  # per thread
+                value, (cross_entropy, output), grads = value_and_grad(loss, leaves)
+            return Shard(float(value), float(cross_entropy), output, grads)
+
+        parts = batch.split(run.training.shards)
+        shards = list(self.pool.map(differentiate, parts, range(len(parts))))
+        with np.errstate(all="ignore"):
+            for name in leaves:
+                total = shards[0].grads[name]
+                for shard in shards[1:]:
+                    total = total + shard.grads[name]
+                weights[name].grad = total
+            run_backward(next(iter(variables.values())).tape)
+        return shards, gradients(variables)
 
     def _apply(self, grads: Params, norm: float, index: int) -> float:
         run, t = self.run, self.run.training
@@ -80,15 +130,15 @@ class Trainer:
             share, decay = self.groups[name]
             g = np.ascontiguousarray(grads[name]) * clip
             self.update(p.reshape(-1), g.reshape(-1), run.first_moments[name].reshape(-1),
-                        run.second_moments[name].reshape(-1), lr * share, t.beta1, t.beta2, 1e-8, decay, c1, c2)
+                        run.second_moments[name].reshape(-1), lr * share, t.beta1, t.beta2, EPSILON, decay, c1, c2)
         project(run.params)
         return lr
 
-    def _dropout(self, index: int) -> Any:
+    def _dropout(self, index: int, shard: int) -> Any:
         rate = self.run.training.dropout
         if not rate:
             return None
-        rng = random_stream(self.run.training.seed, DROPOUT, index)
+        rng = random_stream(self.run.training.seed, DROPOUT, index, shard)
 
         def apply(x: Any) -> Any:
             mask = (rng.random(x.shape, np.float32) >= rate) * np.float32(1 / (1 - rate))
@@ -96,7 +146,7 @@ class Trainer:
 
         return apply
 
-    def _remember(self, batch: Batch, output: Output, index: int) -> None:
+    def _remember(self, batch: Batch, hidden: np.ndarray, index: int) -> None:
         """Keep detached entries for the next step: unit hidden states and the bytes that followed them."""
         count = self.run.training.memory_entries
         if not self.run.config.memory_layers or not count:
@@ -107,26 +157,27 @@ class Trainer:
         rows, columns = rows[chosen], columns[chosen]
         following = np.pad(batch.targets, ((0, 0), (0, VALUE_BYTES)), constant_values=PAD)
         values = following[rows[:, None], columns[:, None] + np.arange(VALUE_BYTES)]
-        keys, _ = unit_forward(detach(output.hidden)[rows, columns])
+        keys, _ = unit_forward(hidden[rows, columns])
         counts = np.maximum((np.cumsum(values == PAD, 1) == 0).sum(1), 1).astype(np.int32)
         self.run.memory = {"keys": keys, "values": values, "counts": counts}
 
 
-def routing_metrics(output: Output) -> dict[str, Any]:
+def routing_metrics(outputs: list[Output]) -> dict[str, Any]:
     """Per routed layer: share of tokens processed, and of survivors on which top-k and the threshold agree."""
     processed, agreement = {}, {}
-    for i, routing in output.routing.items():
-        processed[str(i)] = round(float(routing.kept.mean()), 4)
-        if routing.scores is not None and routing.survivors.any():
-            agree = (detach(routing.scores) > 0) == routing.kept
-            agreement[str(i)] = round(float(agree[routing.survivors].mean()), 4)
+    for i in outputs[0].routing:
+        parts = [output.routing[i] for output in outputs]
+        kept = np.concatenate([part.kept for part in parts])
+        processed[str(i)] = round(float(kept.mean()), 4)
+        survivors = np.concatenate([part.survivors for part in parts])
+        if parts[0].scores is not None and survivors.any():
+            agree = np.concatenate([detach(part.scores) > 0 for part in parts]) == kept
+            agreement[str(i)] = round(float(agree[survivors].mean()), 4)
     return {"processed": processed, "agreement": agreement}
 
 
 def zero_fractions(params: Params, config: ModelConfig, ops: Any) -> dict[str, float]:
     """Share of zero trits per ternary or codebook matrix: learned thresholds can collapse, so they are watched."""
-    from ghost_ref.quantise import quantise
-
     weights = quantise(params, config, ops)
     return {name.removesuffix(".trits"): round(float((w == 0).mean()), 4)
             for name, w in weights.items() if name.endswith(".trits")}

@@ -179,6 +179,7 @@ class Run:
                 reason = "interrupted"
                 self._save()
         seconds = time.monotonic() - started
+        self.trainer.close()
         self._plot()
         self.on_event({"event": "end", "reason": reason, "step": progress.step, "seconds": seconds,
                        "training_seconds": seconds - self.paused, "score": progress.best})

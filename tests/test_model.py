@@ -143,7 +143,7 @@ def test_training_computes_what_is_deployed():
     training = TrainingConfig(steps=1)
 
     def loss(p):
-        return objective(p, SMALL, training, batch, ops=ops, memory=MEMORY, dropout=None)
+        return objective(quantise(p, SMALL, ops), SMALL, training, batch, ops=ops, memory=MEMORY, counts=(10, 20))
 
     _, (_, output), grads = value_and_grad(loss, params)
     packed = forward(quantise(params, SMALL, ops), SMALL, batch.tokens, ops=ops, memory=MEMORY, mod_top_k=True)
@@ -172,8 +172,8 @@ def test_gradient_of_the_whole_model(vocabulary, with_memory):
     config, params, batch, memory = float_problem(11)
 
     def loss(p):
-        return objective(p, config, TrainingConfig(steps=1), batch, ops=vocabulary,
-                         memory=memory if with_memory else None, dropout=None)
+        return objective(quantise(p, config, vocabulary), config, TrainingConfig(steps=1), batch, ops=vocabulary,
+                         memory=memory if with_memory else None, counts=(24, 24))
 
     _, _, grads = value_and_grad(loss, params)
     rng, h = np.random.default_rng(12), 1e-5

@@ -123,7 +123,7 @@ def test_losses():
     mask = np.array([[True, False, True], [True, True, False]])
 
     def cross_entropy_forward(z):
-        return loss.cross_entropy_forward(z, targets, mask)
+        return loss.cross_entropy_forward(z, targets, mask, count=4)
 
     def backward(d, saved):
         return loss.cross_entropy_backward(d, saved)[:1]
@@ -133,9 +133,9 @@ def test_losses():
     expected = -np.log(np.take_along_axis(p, targets[..., None], -1)[..., 0])[mask].mean()
     assert abs(cross_entropy_forward(logits)[0] - expected) < 1e-12
     scores, kept = normal(2, 3), mask.astype(float)
-    check_gradients(lambda r: _as_array(loss.binary_cross_entropy_forward(r, kept, mask)),
+    check_gradients(lambda r: _as_array(loss.binary_cross_entropy_forward(r, kept, mask, count=4)),
                     lambda d, s: loss.binary_cross_entropy_backward(d, s)[:1], [scores], seed=4, holomorphic=False)
-    check_gradients(lambda r: _as_array(loss.masked_mean_forward(r, mask)),
+    check_gradients(lambda r: _as_array(loss.masked_mean_forward(r, mask, count=4)),
                     lambda d, s: loss.masked_mean_backward(d, s)[:1], [scores], seed=5, holomorphic=False)
 
 

@@ -158,15 +158,15 @@ def test_a_non_finite_step_is_rejected_by_name_and_changes_nothing(poison, monke
     data = load_dataset("qa10")
     trainer = Trainer(new_checkpoint(PRESETS["tiny"].replace(d_model=16, d_ff=16), TrainingConfig(steps=9), data), data)
     trainer.step()
-    real = training_module.Trainer.step.__globals__["value_and_grad"]
+    real = training_module.Trainer._gradients
 
-    def poisoned(function, params):
-        value, extras, grads = real(function, params)
+    def poisoned(self, batch, index):
+        shards, grads = real(self, batch, index)
         grads[poison].flat[0] = np.nan
-        return value, extras, grads
+        return shards, grads
 
     before = {k: v.copy() for k, v in {**trainer.run.params, **trainer.run.first_moments}.items()}
-    monkeypatch.setitem(training_module.Trainer.step.__globals__, "value_and_grad", poisoned)
+    monkeypatch.setattr(training_module.Trainer, "_gradients", poisoned)
     metrics = trainer.step()
     assert metrics["rejected"] == poison
     for name, value in {**trainer.run.params, **trainer.run.first_moments}.items():
@@ -248,3 +248,22 @@ def test_float_models_train_and_refuse_to_pack(tmp_path):
     assert result.packed is None
     with pytest.raises(GhostError, match="Only ternary models can be packed"):
         ghost.pack_run(Path(tmp_path / "run"), tmp_path / "m.ghost")
+
+
+def test_shards_add_up_to_the_whole_batch():
+    """Gradients of 1 and of 3 shards agree within float32 rounding; the bits are a function of the shards alone."""
+    data = load_dataset("qa10")
+    config = PRESETS["tiny"].replace(d_model=16, d_ff=16)
+
+    def grads(shards):
+        trainer = Trainer(new_checkpoint(config, TrainingConfig(steps=9, batch_size=7, shards=shards), data), data)
+        batch = make_batch(data, trainer.run.training, 0)
+        result = trainer._gradients(batch, 0)[1]
+        trainer.close()
+        return result
+
+    whole, split, again = grads(1), grads(3), grads(3)
+    for name in whole:
+        np.testing.assert_array_equal(split[name], again[name])
+        size = np.abs(whole[name]).max() + 1e-6
+        np.testing.assert_allclose(split[name], whole[name], rtol=0, atol=2e-4 * size, err_msg=name)

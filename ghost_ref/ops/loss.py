@@ -7,18 +7,20 @@ import numpy as np
 from ghost_ref.autodiff import op
 
 
-def _weights(mask, dtype):
-    return (mask / max(int(mask.sum()), 1)).astype(dtype)
+def _weights(mask, count, dtype):
+    return (mask / max(count, 1)).astype(dtype)
 
 
-def cross_entropy_forward(logits, targets, mask):
-    """Mean over the masked positions of log Σ exp(z) - z[target].   logits (B, L, V), targets, mask (B, L) -> ()"""
+def cross_entropy_forward(logits, targets, mask, *, count):
+    """Sum over the masked positions of log Σ exp(z) - z[target], divided by count.
+
+    logits (B, L, V), targets, mask (B, L) -> ()"""
     shifted = logits - logits.max(-1, keepdims=True)
     probabilities = np.exp(shifted)
     total = probabilities.sum(-1, keepdims=True)
     probabilities /= total
     picked = np.take_along_axis(shifted, targets[..., None].astype(np.intp), -1)[..., 0]
-    weights = _weights(mask, logits.dtype)
+    weights = _weights(mask, count, logits.dtype)
     loss = ((np.log(total[..., 0]) - picked) * weights).sum(dtype=np.float64)
     return logits.dtype.type(loss), (probabilities, targets, weights)
 
@@ -31,9 +33,9 @@ def cross_entropy_backward(dloss, saved):
     return dlogits, None, None
 
 
-def binary_cross_entropy_forward(logits, targets, mask):
-    """Mean over the masked positions of softplus(r) - r·target.   logits, targets, mask (B, L) -> ()"""
-    weights = _weights(mask, logits.dtype)
+def binary_cross_entropy_forward(logits, targets, mask, *, count):
+    """Sum over the masked positions of softplus(r) - r·target, divided by count.   all (B, L) -> ()"""
+    weights = _weights(mask, count, logits.dtype)
     losses = np.logaddexp(0, logits) - logits * targets
     return logits.dtype.type((losses * weights).sum(dtype=np.float64)), (logits, targets, weights)
 
@@ -43,9 +45,9 @@ def binary_cross_entropy_backward(dloss, saved):
     return dloss * weights * (0.5 * (1 + np.tanh(0.5 * logits)) - targets), None, None
 
 
-def masked_mean_forward(x, mask):
-    """Mean of x over the masked positions.   x, mask (B, L) -> ()"""
-    weights = _weights(mask, x.dtype)
+def masked_mean_forward(x, mask, *, count):
+    """Sum of x over the masked positions, divided by count.   x, mask (B, L) -> ()"""
+    weights = _weights(mask, count, x.dtype)
     return x.dtype.type((x * weights).sum(dtype=np.float64)), (weights,)
 
 
