@@ -10,7 +10,7 @@ typedef uint32_t u32x4 __attribute__((vector_size(16)));
 typedef int16_t i16x8 __attribute__((vector_size(16)));
 typedef uint16_t u16x8 __attribute__((vector_size(16)));
 typedef float f32x4 __attribute__((vector_size(16)));
-constexpr int kRows = 4;
+constexpr int kQuads = 4;  // of rows in a block
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the code layout is read as little-endian words");
 
@@ -25,45 +25,48 @@ GHOST_INLINE i16x8 pair(int8_t low, int8_t high) {
   return (i16x8)(u32x4{} + word);
 }
 
-// Sums of code * q over the k-blocks [k0, k1) for four rows. Each 16-bit lane gains at most 8 products of 2 * 127 per
-// k-block, so 16 k-blocks stay within 16 * 8 * 254 = 32512.
-GHOST_INLINE i32x4 code_sums(const uint8_t* codes, const int8_t* q, int k0, int k1) {
+// total[r]: the sums of code * q over the k-blocks [k0, k1) for rows 4r .. 4r + 3. Each 16-bit lane gains at most 8
+// products of 2 * 127 per k-block, so 16 k-blocks stay within 16 * 8 * 254 = 32512.
+GHOST_INLINE void code_sums(const uint8_t* codes, const int8_t* q, int k0, int k1, i32x4 (&total)[kQuads]) {
   constexpr int kFlush = 16;
-  i32x4 total{};
   for (int start = k0; start < k1; start += kFlush) {
     const int stop = start + kFlush < k1 ? start + kFlush : k1;
-    i16x8 sums{};
+    i16x8 sums[kQuads] = {};
     for (int k = start; k < stop; ++k) {
-      u16x8 z;
+      u16x8 z[kQuads];
       __builtin_memcpy(&z, codes + int64_t{k} * 64, sizeof z);
       const int8_t* x = q + k * kBlock;
-      for (int s = 0; s < 4; ++s, x += 4, z >>= 2) {
+      for (int s = 0; s < 4; ++s, x += 4) {
         // Lower halves hold a row's bytes 0 and 1, upper halves its bytes 2 and 3.
-        sums += (i16x8)(z & 3) * pair(x[0], x[2]) + (i16x8)((z >> 8) & 3) * pair(x[1], x[3]);
+        const i16x8 even = pair(x[0], x[2]), odd = pair(x[1], x[3]);
+        for (int r = 0; r < kQuads; ++r) {
+          sums[r] += (i16x8)(z[r] & 3) * even + (i16x8)((z[r] >> 8) & 3) * odd;
+          z[r] >>= 2;
+        }
       }
     }
-    total += add_halves(sums);
+    for (int r = 0; r < kQuads; ++r) total[r] += add_halves(sums[r]);
   }
-  return total;
-}
-
-void four_rows(const TritMatrix& w, const Activations& x, float* y, int block, int row, int t) {
-  const uint8_t* codes = w.codes + int64_t{block} * w.k_blocks * 64 + row * 4;
-  const float* magnitude = w.magnitude + int64_t{block} * w.groups * kBlock + row;
-  f32x4 sum = w.start - f32x4{};  // in every lane; adding to +0 would lose the sign of -0
-  for (int g = 0; g < w.groups; ++g) {
-    const int k0 = g * w.group_blocks;
-    const int k1 = k0 + w.group_blocks < w.k_blocks ? k0 + w.group_blocks : w.k_blocks;
-    const i32x4 exact = code_sums(codes, x.q + int64_t{t} * x.stride, k0, k1) - x.sums[int64_t{t} * x.sums_stride + g];
-    sum = sum + __builtin_convertvector(exact, f32x4) * load<f32x4>(magnitude + g * kBlock);
-  }
-  store(y + int64_t{block} * kBlock + row, sum * x.scale[t]);
 }
 
 void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end) {
   for (int block = begin; block < end; ++block) {
+    const uint8_t* codes = w->codes + int64_t{block} * w->k_blocks * 64;
+    const float* magnitude = w->magnitude + int64_t{block} * w->groups * kBlock;
     for (int t = 0; t < x->tokens; ++t) {
-      for (int row = 0; row < kBlock; row += kRows) four_rows(*w, *x, y + t * y_stride, block, row, t);
+      f32x4 sums[kQuads];
+      for (f32x4& sum : sums) sum = w->start - f32x4{};  // in every lane; adding to +0 would lose the sign of -0
+      for (int g = 0; g < w->groups; ++g) {
+        const int k0 = g * w->group_blocks;
+        const int k1 = k0 + w->group_blocks < w->k_blocks ? k0 + w->group_blocks : w->k_blocks;
+        i32x4 exact[kQuads];
+        for (i32x4& sum : exact) sum = i32x4{} - x->sums[int64_t{t} * x->sums_stride + g];
+        code_sums(codes, x->q + int64_t{t} * x->stride, k0, k1, exact);
+        for (int r = 0; r < kQuads; ++r) {
+          sums[r] = sums[r] + __builtin_convertvector(exact[r], f32x4) * load<f32x4>(magnitude + g * kBlock + 4 * r);
+        }
+      }
+      for (int r = 0; r < kQuads; ++r) store(y + t * y_stride + block * kBlock + 4 * r, sums[r] * x->scale[t]);
     }
   }
 }
