@@ -20,7 +20,7 @@ def random_stream(seed: int, purpose: int, step: int, shard: int = 0) -> np.rand
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens, targets (B, L) uint8; loss_mask: where the loss is taken; valid: targets that are not PAD, both (B, L)."""
+    """tokens, targets (B, L) uint8; loss_mask, valid (B, L): where the loss is taken, targets that are not PAD."""
 
     tokens: np.ndarray
     targets: np.ndarray

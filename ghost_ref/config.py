@@ -168,7 +168,7 @@ class TrainingConfig(Config):
     steps: int = option(0, "optimizer steps; 0: chosen for the data, or from minutes")
     minutes: float = option(0.0, "train for about this long: steps are fixed after a short measurement")
     batch_size: int = option(12, "sequences a step")
-    shards: int = option(2, "parts of a batch that are computed in parallel, one thread each; part of what fixes the bits")
+    shards: int = option(2, "parts of a batch computed in parallel, one thread each; they fix the bits")
     seq_len: int = option(64, "bytes of a text window, and the longest prompt plus completion")
     lr: float = option(4e-3, "peak learning rate")
     final_lr: float = option(0.05, "learning rate at the end, as a share of the peak (cosine)")

@@ -19,7 +19,7 @@ POWERS = 3 ** np.arange(TRITS_PER_BYTE, dtype=np.uint8)
 
 
 def pack_trits(trits: np.ndarray) -> np.ndarray:
-    """Row-major trits, 5 to a byte: byte = Σ_j (t_{5b+j} + 1)·3^j; padding trits are 0.   any shape -> (bytes,) uint8"""
+    """Row-major trits, 5 to a byte: byte = Σ_j (t_{5b+j} + 1)·3^j; padding trits are 0.   any -> (bytes,) uint8"""
     codes = np.ones(-trits.size % TRITS_PER_BYTE + trits.size, np.uint8)
     codes[: trits.size] = trits.ravel().astype(np.int8) + 1
     return (codes.reshape(-1, TRITS_PER_BYTE) * POWERS).sum(1, dtype=np.uint8)
@@ -135,8 +135,8 @@ def parse_config(path: str | Path, text: str) -> ModelConfig:
     except json.JSONDecodeError as error:
         raise GhostError(f"{path}: the config in its metadata is not JSON ({error}).") from None
     if not isinstance(values, dict) or set(values) != set(ModelConfig().to_dict()):
-        raise GhostError(f"{path}: the config in its metadata has missing or unknown fields; it was not written by this "
-                         "version of Ghost.")
+        raise GhostError(f"{path}: the config in its metadata has missing or unknown fields; it was not written by "
+                         "this version of Ghost.")
     try:
         return ModelConfig.from_dict(values)
     except GhostError as error:

@@ -95,7 +95,9 @@ class NativeEngine:
         return state.fork()
 
     def forward(self, state: Any, tokens: np.ndarray, last: bool) -> tuple[np.ndarray, np.ndarray]:
-        return self.model.forward(state, tokens, logits="last" if last else "all", hidden=True)
+        logits, hidden = self.model.forward(state, tokens, logits="last" if last else "all", hidden=True)
+        assert logits is not None and hidden is not None
+        return logits, hidden
 
     def state_dict(self, state: Any) -> State:
         return state.to_dict()
@@ -212,9 +214,9 @@ class Model:
         options: the fields of SamplingConfig (temp, top_k, top_p, min_p, seed, max_bytes). raw: continue the prompt as
         plain text instead of answering it (no separator is inserted). state: go on from it.
         Raises GhostError on an empty prompt, bad UTF-8 or reserved bytes, TypeError on an unknown option."""
-        unknown = set(options) - set(SamplingConfig.__dataclass_fields__)
-        if unknown:
-            raise TypeError(f"unknown option {sorted(unknown)[0]!r}; options are {sorted(SamplingConfig.__dataclass_fields__)}")
+        known = sorted(SamplingConfig.__dataclass_fields__)
+        if unknown := sorted(set(options) - set(known)):
+            raise TypeError(f"unknown option {unknown[0]!r}; options are {known}")
         sampling = SamplingConfig.from_dict(options)
         data = encode_prompt(prompt)
         return self._decode(self.generate_bytes(data if raw else data + bytes([SEP]), sampling, state))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from ghost_ref.autodiff import Var, detach, gradients, record, run_backward, value_and_grad
 from ghost_ref.batches import DROPOUT, ENTRIES, Batch, make_batch, random_stream
@@ -49,23 +49,27 @@ class Trainer:
     """Steps a Checkpoint forward in place.
 
     A batch is computed in `shards` parts, one thread each, and their gradients are added in order: the bits depend on
-    the number of shards, not on the number of cores. BLAS runs on one thread, for the same reason and because
-    its own threads stall when another process takes a core."""
+    the number of shards, not on the number of cores. BLAS and OpenMP run on one thread inside them, for the same
+    reason and because their own threads stall when another process takes a core."""
 
     def __init__(self, checkpoint: Checkpoint, data: Dataset) -> None:
         self.run, self.data = checkpoint, data
         self.ops = training_ops()
         self.groups = parameter_groups(checkpoint.config, checkpoint.training.weight_decay)
-        self.pool = ThreadPoolExecutor(checkpoint.training.shards)
         self.update: Callable[..., None] = adamw_update
         if have_kernels():
             from ghost_ref import _train
 
             self.update = _train.adamw_update
+        self.libraries = ThreadpoolController()
+        self.pool = ThreadPoolExecutor(checkpoint.training.shards, initializer=self._one_openmp_thread)
 
     def close(self) -> None:
         """Let the threads go."""
         self.pool.shutdown()
+
+    def _one_openmp_thread(self) -> None:
+        self.libraries.limit(limits=1, user_api="openmp")  # holds for the calling thread
 
     def step(self) -> dict[str, Any]:
         """Read one batch and update the parameters. Returns the step's metrics.
@@ -75,7 +79,7 @@ class Trainer:
         run = self.run
         index = run.progress.step
         batch = make_batch(self.data, run.training, index)
-        with threadpool_limits(1, user_api="blas"):
+        with self.libraries.limit(limits=1, user_api="blas"):
             shards, grads = self._gradients(batch, index)
             norm = global_norm(grads)
         run.progress.step += 1

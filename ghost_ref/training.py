@@ -100,15 +100,15 @@ class Run:
         """A new run: `out` must not hold one."""
         model, training = split_settings(settings)
         config = presets.preset(preset_name).replace(**model)
-        defaults = PAIRS_DEFAULTS if self.whole.kind == "pairs" else {}
+        defaults = {**presets.TRAINING.get(preset_name, {}), **(PAIRS_DEFAULTS if self.whole.kind == "pairs" else {})}
         plan = TrainingConfig.from_dict({**defaults, **training})
         if not plan.steps and not plan.minutes:
             plan = plan.replace(steps=DEFAULT_STEPS[self.whole.kind])
         self._split(plan)
         check_trainable(self.data, plan)
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise GhostError(f"{self.out} already exists and is not an empty directory; choose another --out, or go on with "
-                             "--resume.")
+            raise GhostError(f"{self.out} already exists and is not an empty directory; choose another --out, or go on "
+                             "with --resume.")
         self.out.mkdir(parents=True, exist_ok=True)
         self.run = new_checkpoint(config, plan, self.whole)
         (self.out / METRICS_NAME).write_text("")
@@ -129,10 +129,11 @@ class Run:
         self._trim_metrics()
 
     def _same(self, asked: Any, stored: Any) -> None:
+        wanted = asked.to_dict()
         for name, value in stored.to_dict().items():
-            if asked.to_dict()[name] != value:
-                raise GhostError(f"This run was started with {name}={value!r}, not {asked.to_dict()[name]!r}; resume with the "
-                                 "same settings, or start a new run in another --out.")
+            if wanted[name] != value:
+                raise GhostError(f"This run was started with {name}={value!r}, not {wanted[name]!r}; resume with the same "
+                                 "settings, or start a new run in another --out.")
 
     def _split(self, plan: TrainingConfig) -> None:
         if self.validation or self.whole.kind == "pairs" or not plan.validation_fraction:
@@ -205,8 +206,8 @@ class Run:
         line = {key: round(value, 6) if isinstance(value, float) else value for key, value in metrics.items()}
         self.metrics.write(json.dumps({"event": "step", **line}) + "\n")
         if "rejected" in metrics and run.progress.rejected > REJECTIONS_ALLOWED:
-            raise GhostError(f"{run.progress.rejected} steps had to be rejected because {metrics['rejected']} was not finite; "
-                             "lower the learning rate with --set lr=...")
+            raise GhostError(f"{run.progress.rejected} steps had to be rejected because {metrics['rejected']} was not "
+                             "finite; lower the learning rate with --set lr=...")
         if now - self.last_event >= LOG_SECONDS or "rejected" in metrics:
             self.last_event = now
             done = run.progress.step - self.first_step

@@ -25,8 +25,8 @@ MEMORY = random_memory(SMALL, 2, 5)
 
 
 def run(tokens, state=None, weights=WEIGHTS, config=SMALL, memory=MEMORY):
-    return forward(weights, config, np.asarray(tokens, np.uint8)[None], initial_state(config) if state is None else state,
-                   ops=ops, memory=memory)
+    state = initial_state(config) if state is None else state
+    return forward(weights, config, np.asarray(tokens, np.uint8)[None], state, ops=ops, memory=memory)
 
 
 def assert_same_bits(a, b):
@@ -122,7 +122,7 @@ def test_state_has_its_documented_shapes():
 
 
 def test_an_empty_bank_is_no_bank():
-    empty = {"keys": np.zeros((0, 20), np.float32), "values": np.zeros((0, 8), np.uint8), "counts": np.zeros(0, np.int32)}
+    empty = random_memory(SMALL, 0, 0)
     assert_same_bits(run(np.arange(9), memory=empty).logits, run(np.arange(9), memory=None).logits)
     assert not np.array_equal(run(np.arange(9)).logits, run(np.arange(9), memory=None).logits)
 

@@ -97,7 +97,8 @@ def test_compact_keeps_the_stream_itself_when_nothing_is_skipped():
     assert routing.restore(h, kept * 2, index, length) is not h
 
 
-@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12), st.sampled_from([0.25, 0.5, 1.0]))
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12),
+       st.sampled_from([0.25, 0.5, 1.0]))
 def test_top_k_takes_the_best_survivors_and_breaks_ties_low(row, capacity):
     scores = np.array([[s for s, _ in row]], np.float32)
     survivors = np.array([[alive for _, alive in row]])

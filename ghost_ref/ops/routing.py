@@ -34,7 +34,9 @@ def gather_backward(dy, saved):
 
 
 def scatter_forward(x, update, index, length):
-    """x with row index[b, j] replaced by update[b, j] for j < length[b].   x (B, L, d), update (B, J, d) -> (B, L, d)"""
+    """x with row index[b, j] replaced by update[b, j] for j < length[b].
+
+    x (B, L, d), update (B, J, d), index (B, J), length (B,) -> (B, L, d)"""
     rows, slots = np.nonzero(np.arange(index.shape[1]) < length[:, None])
     positions = index[rows, slots]
     y = x.copy()
@@ -52,7 +54,7 @@ def scatter_backward(dy, saved):
 
 
 def depth_gate_forward(skipped, processed, depth, *, layer):
-    """Returns `processed` unchanged; the gradient treats it as skipped + g·(processed - skipped), g = sigmoid(5(D - i)).
+    """`processed` unchanged; the gradient treats it as skipped + g·(processed - skipped), g = sigmoid(5(D - i)).
 
     Straight-through, for processed tokens only: the forward value of their gate is exactly 1.
     skipped, processed (B, J, d), depth (B, J) -> (B, J, d)"""
