@@ -132,8 +132,8 @@ class Run:
         wanted = asked.to_dict()
         for name, value in stored.to_dict().items():
             if wanted[name] != value:
-                raise GhostError(f"This run was started with {name}={value!r}, not {wanted[name]!r}; resume with the same "
-                                 "settings, or start a new run in another --out.")
+                raise GhostError(f"This run was started with {name}={value!r}, not {wanted[name]!r}; resume with the "
+                                 "same settings, or start a new run in another --out.")
 
     def _split(self, plan: TrainingConfig) -> None:
         if self.validation or self.whole.kind == "pairs" or not plan.validation_fraction:
@@ -223,7 +223,7 @@ class Run:
         before = time.monotonic()
         report = self._evaluate()
         score = report.get("nats_per_byte", -report.get("share", 0.0))
-        better = progress.best is None or score < progress.best
+        better = progress.best is None or score <= progress.best  # of equally many right answers the later is better
         progress.evaluations += 1
         progress.best, progress.since_best = (score, 0) if better else (progress.best, progress.since_best + 1)
         if better and (self.out / LATEST_NAME).exists():
