@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ghost_ref.cli.flags import Parser, add_json
+from ghost_ref.cli.flags import Parser, add_json, add_threads
 from ghost_ref.cli.output import Report, print_report, progress, table
 from ghost_ref.errors import GhostError
 
@@ -26,15 +26,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--protocol", choices=("p256", "ps", "answers"),
                         help="default: p256 for text, answers for pairs")
     parser.add_argument("--memory", metavar="BANK", help="answer with this memory bank (made by `ghost memory`)")
+    add_threads(parser)
     add_json(parser)
     args = parser.parse(argv)
-    report = _evaluate(args.file, args.data, args.protocol, args.memory)
+    report = _evaluate(args.file, args.data, args.protocol, args.memory, args.threads)
     print_report(report, args.json, _text)
     return 0
 
 
-def _evaluate(file: str, data: str, protocol: str | None, memory: str | None) -> Report:
-    from ghost_ref.bench import available_cpus
+def _evaluate(file: str, data: str, protocol: str | None, memory: str | None, threads: int) -> Report:
     from ghost_ref.data import load_dataset
     from ghost_ref.evaluate import evaluate_answers, evaluate_text
     from ghost_ref.memory_bank import MemoryBank
@@ -47,7 +47,7 @@ def _evaluate(file: str, data: str, protocol: str | None, memory: str | None) ->
                          f"{' or '.join(PROTOCOLS[dataset.kind])}.")
     if memory and dataset.kind != "pairs":
         raise GhostError("--memory answers questions; it needs --data with pairs.")
-    model = load(file, threads=available_cpus())
+    model = load(file, threads=threads)
     bank = MemoryBank.load(memory, model) if memory else None
     with progress("evaluating") as on_progress:
         if dataset.kind == "pairs":

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from ghost_ref.config import Config
 
+MOST_THREADS = 256
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
@@ -31,6 +32,12 @@ class Parser(argparse.ArgumentParser):
 def add_json(parser: Parser) -> None:
     """--json, for every verb that reports."""
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+
+
+def add_threads(parser: Parser) -> None:
+    """--threads of the native runtime."""
+    parser.add_argument("--threads", type=in_range(1, MOST_THREADS), default=1, metavar="N",
+                        help="threads of the C++ runtime (default 1; the answer never depends on it)")
 
 
 def add_fields(parser: Parser, config: type[Config], names: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ghost_ref.cli.flags import Parser, add_fields, config_from_flags, in_range, prompt_bytes
+from ghost_ref.cli.flags import Parser, add_fields, add_threads, config_from_flags, prompt_bytes
 from ghost_ref.config import SamplingConfig
 
 DESCRIPTION = """Ask a packed model. Without PROMPT every line of the input is a question: an interactive session on a
@@ -17,7 +17,6 @@ EXAMPLES = (
     'ghost run play.ghost "To be" --raw --stream --temp 0.8 --top-p 0.95 --seed 1',
 )
 SAMPLING = ("max_bytes", "temp", "top_k", "top_p", "min_p", "seed")
-MOST_THREADS = 256
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("file", metavar="FILE.ghost")
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="the question; without it, a session")
     add_fields(parser, SamplingConfig, SAMPLING)
-    parser.add_argument("--threads", type=in_range(1, MOST_THREADS), default=1, metavar="N", help="default 1")
+    add_threads(parser)
     parser.add_argument("--stream", action="store_true", help="print while the answer is being made")
     parser.add_argument("--raw", action="store_true", help="continue PROMPT as plain text instead of answering it")
     args = parser.parse(argv)
