@@ -315,6 +315,33 @@ def test_two_python_threads_share_a_model(small):
             assert_same_bits(output, logits)
 
 
+FORKED = """
+import os, sys, numpy as np
+from ghost_ref import _native
+models = [_native.Model(sys.argv[1], threads) for threads in (1, 2)]
+states = [model.new_state() for model in models]
+tokens = np.arange(10, dtype=np.uint8)
+for model, state in zip(models, states):
+    model.forward(state, tokens)
+child = os.fork()
+if child == 0:
+    models[0].forward(states[0], tokens)
+    try:
+        models[1].forward(states[1], tokens)
+    except RuntimeError as error:
+        assert "forked" in str(error)
+        del models, states  # must not wait for threads that are not there
+        os._exit(0)
+    os._exit(1)
+assert os.waitpid(child, 0)[1] == 0
+models[1].forward(states[1], tokens)
+"""
+
+
+def test_fork_of_the_process(small):
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, small[0]], check=True, cwd=ROOT, timeout=60)
+
+
 def test_level_choice(small, monkeypatch):
     path, _, _ = small
     assert LEVELS[0] == "scalar"

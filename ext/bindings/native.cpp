@@ -1,4 +1,5 @@
 // ghost_ref._native: the runtime for Python. Checks arguments, releases the interpreter lock, calls the core.
+#include <pthread.h>
 #include <pybind11/stl.h>
 
 #include <exception>
@@ -13,7 +14,34 @@
 namespace ghost {
 namespace {
 
-using ModelPointer = std::shared_ptr<Model>;
+unsigned forks = 0;  // of this process, counted in the child
+
+// A model, which after a fork has lost its threads: the child must neither wait for them nor join them.
+class PyModel {
+ public:
+  explicit PyModel(std::unique_ptr<Model> model) : model_(std::move(model)), forks_(forks) {}
+  ~PyModel() {
+    if (lost_threads()) static_cast<void>(model_.release());
+  }
+  PyModel(const PyModel&) = delete;
+  PyModel& operator=(const PyModel&) = delete;
+
+  Model* operator->() const { return model_.get(); }
+  Model* running() const {
+    if (lost_threads()) {
+      throw std::runtime_error("The process was forked, and a model's threads do not survive that; load it again.");
+    }
+    return model_.get();
+  }
+
+ private:
+  bool lost_threads() const { return forks_ != forks && model_->threads() > 1; }
+
+  std::unique_ptr<Model> model_;
+  unsigned forks_;
+};
+
+using ModelPointer = std::shared_ptr<PyModel>;
 
 void throw_runtime_error(const Status& status) {
   if (!status.ok()) throw std::runtime_error(status.message());
@@ -44,18 +72,18 @@ ModelPointer load_model(const std::string& path, int threads, const std::string&
     status = Model::load(path, threads, level, &model);
   }
   throw_value_error(status);
-  return ModelPointer(std::move(model));
+  return std::make_shared<PyModel>(std::move(model));
 }
 
 PyState new_state(const ModelPointer& model) {
   PyState result{model, nullptr};
-  throw_runtime_error(model->new_state(&result.state));
+  throw_runtime_error((*model)->new_state(&result.state));
   return result;
 }
 
 PyState fork(const PyState& from) {
   PyState result{from.model, nullptr};
-  throw_runtime_error(from.model->fork(from.state.get(), &result.state));
+  throw_runtime_error((*from.model)->fork(from.state.get(), &result.state));
   return result;
 }
 
@@ -71,7 +99,7 @@ bool is_integer(const StateArray& array) {
 
 py::dict to_dict(const PyState& self) {
   std::unique_ptr<State> copy;  // refused while a call uses the state
-  throw_runtime_error(self.model->fork(self.state.get(), &copy));
+  throw_runtime_error((*self.model)->fork(self.state.get(), &copy));
   py::dict result;
   const std::vector<StateArray>& arrays = copy->layout().arrays;
   for (size_t i = 0; i < arrays.size(); ++i) {
@@ -86,7 +114,7 @@ py::dict to_dict(const PyState& self) {
 void load_dict(PyState* self, const py::dict& values) {
   const std::vector<StateArray>& arrays = self->state->layout().arrays;
   std::unique_ptr<State> state;
-  throw_runtime_error(self->model->new_state(&state));
+  throw_runtime_error((*self->model)->new_state(&state));
   for (size_t i = 0; i < arrays.size(); ++i) {
     const std::string name = "state['" + arrays[i].name + "']";
     if (!values.contains(arrays[i].name)) throw py::value_error(name + " is missing.");
@@ -96,10 +124,11 @@ void load_dict(PyState* self, const py::dict& values) {
     state->write(i, array.data());
   }
   if (values.size() != arrays.size()) throw py::value_error("The state has arrays that this model does not know.");
-  throw_runtime_error(self->model->assign(self->state.get(), *state));
+  throw_runtime_error((*self->model)->assign(self->state.get(), *state));
 }
 
-py::tuple forward(Model* model, PyState* state, const py::object& tokens, const std::string& logits, bool hidden) {
+py::tuple forward(const PyModel& self, PyState* state, const py::object& tokens, const std::string& logits, bool hidden) {
+  Model* model = self.running();
   const py::array bytes = check_array(tokens, "tokens", "uint8", {-1});
   if (logits != "all" && logits != "last" && logits != "none") {
     throw py::value_error("logits must be 'all', 'last' or 'none', got '" + logits + "'.");
@@ -160,8 +189,9 @@ void check_sampling(const SamplingOptions& options) {
   if (!(options.min_p >= 0 && options.min_p <= 1)) throw py::value_error("min_p must be in 0..1.");
 }
 
-py::tuple generate(Model* model, PyState* state, const py::bytes& prompt, float temp, int top_k, float top_p,
+py::tuple generate(const PyModel& self, PyState* state, const py::bytes& prompt, float temp, int top_k, float top_p,
                    float min_p, uint64_t seed, int64_t max_bytes, const py::object& on_byte) {
+  Model* model = self.running();
   if (max_bytes < 0) throw py::value_error("max_bytes must be zero or more.");
   const std::string_view text = prompt;
   if (text.empty()) throw py::value_error("The prompt is empty; generation needs at least one byte to go on from.");
@@ -187,7 +217,8 @@ py::tuple generate(Model* model, PyState* state, const py::bytes& prompt, float 
   return py::make_tuple(py::bytes(sink.bytes), reached_eos);
 }
 
-void set_memory(Model* model, const py::object& keys, const py::object& values, const py::object& counts) {
+void set_memory(const PyModel& self, const py::object& keys, const py::object& values, const py::object& counts) {
+  Model* model = self.running();
   const py::array k = check_array(keys, "keys", "float32", {-1, model->config().d_model});
   const py::ssize_t n = k.shape(0);
   const py::array v = check_array(values, "values", "uint8", {n, kValueBytes});
@@ -226,7 +257,7 @@ std::string default_level() {
 
 py::tuple processed(const PyState& self) {
   std::unique_ptr<State> copy;
-  throw_runtime_error(self.model->fork(self.state.get(), &copy));
+  throw_runtime_error((*self.model)->fork(self.state.get(), &copy));
   return py::make_tuple(std::vector<int64_t>(copy->processed.begin(), copy->processed.end()), copy->seen);
 }
 
@@ -237,12 +268,13 @@ void bind_model(py::module_* m) {
       .def("load_dict", &load_dict, py::arg("values"))
       .def("processed", &processed)
       .def_property_readonly("position", [](const PyState& self) { return self.state->position.load(); });
-  py::class_<Model, ModelPointer>(*m, "Model", "A packed model.")
+  py::class_<PyModel, ModelPointer>(*m, "Model", "A packed model.")
       .def(py::init(&load_model), py::arg("path"), py::arg("threads") = 1, py::arg("level") = "")
-      .def_property_readonly("config_json", &Model::config_json)
-      .def_property_readonly("level", &Model::level)
-      .def_property_readonly("threads", &Model::threads)
-      .def("memory_bytes", &Model::memory_bytes, py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("config_json", [](const PyModel& self) { return self->config_json(); })
+      .def_property_readonly("level", [](const PyModel& self) { return self->level(); })
+      .def_property_readonly("threads", [](const PyModel& self) { return self->threads(); })
+      .def("memory_bytes", [](const PyModel& self) { return self->memory_bytes(); },
+           py::call_guard<py::gil_scoped_release>())
       .def("new_state", &new_state)
       .def("forward", &forward, py::arg("state"), py::arg("tokens"), py::arg("logits") = "all", py::arg("hidden") = false)
       .def("set_memory", &set_memory, py::arg("keys"), py::arg("values"), py::arg("counts"))
@@ -255,6 +287,7 @@ void bind_model(py::module_* m) {
 }  // namespace ghost
 
 PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
+  pthread_atfork(nullptr, nullptr, [] { ++ghost::forks; });
   m.doc() = "The Ghost runtime (ext/core).";
   m.def("levels", &ghost::levels);
   m.def("default_level", &ghost::default_level);
