@@ -10,7 +10,7 @@ import dataclasses
 import json
 import types
 import typing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ghost_ref.errors import GhostError
@@ -56,20 +56,6 @@ class Config:
     def _require(self, condition: bool, name: str, expected: str) -> None:
         if not condition:
             raise GhostError(f"{type(self).__name__}.{name} must be {expected}, got {getattr(self, name)!r}.")
-
-
-def parse_setting(cls: type[Config], text: str) -> tuple[str, Any]:
-    """One ``key=value`` of ``--set``: the value is JSON, or a bare word. Raises GhostError on an unknown key."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise GhostError(f"--set needs key=value, got {text!r}.")
-    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    if key not in names:
-        raise GhostError(f"--set: there is no setting {key!r}; the settings are: {', '.join(names)}.")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
 
 
 def _coerce(name: str, kind: Any, value: Any) -> Any:
