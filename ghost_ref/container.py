@@ -37,7 +37,8 @@ DTYPES = {name: np.dtype(kind) for name, kind in {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CRC_KEY = b'"crc32c":"'
 _MADE_BY = {"ghost-packed": "a packed model made by `ghost pack`",
-            "ghost-checkpoint": "a checkpoint made by `ghost train`"}
+            "ghost-checkpoint": "a checkpoint made by `ghost train`",
+            "ghost-memory": "a memory bank made by `ghost memory`"}
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 

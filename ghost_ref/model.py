@@ -7,6 +7,8 @@ Symbols: B batch, L length, J kept tokens of a layer, d d_model, E d_inner, N d_
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,12 @@ Weights = dict[str, Any]
 
 @dataclass
 class Routing:
-    """What one routed layer decided: `survivors` of the other routers, `kept`, and the Mixture-of-Depths scores."""
+    """What one routed layer decided, masks (B, L): `passed` by each predictor, `survivors` of both, `kept` in the end;
+    and the Mixture-of-Depths scores (B, L), None in layers without."""
 
+    passed: dict[str, Any]
     survivors: Any
-    kept: Any
+    kept: Any = None
     scores: Any = None
 
 
@@ -91,10 +95,10 @@ def forward(weights: Weights, config: ModelConfig, tokens: np.ndarray, state: St
     embedding = c.int8_rows("embedding.weight")
     h0 = _tokenizer(c, tokens, embedding)
     output = Output(None, None, None)
-    keep = _predictors(c, tokens, h0, output)
+    output.routing = _predictors(c, tokens, h0, output)
     h = h0
     for i in range(config.n_layers):
-        h = _layer(c, i, h, tokens, keep[i], embedding, output)
+        h = _layer(c, i, h, tokens, embedding, output)
     output.hidden = ops.rms_norm(h, c["norm_f.weight"])
     if config.linear == "float":
         output.logits = ops.float_linear(output.hidden, embedding)
@@ -122,22 +126,23 @@ def _tokenizer(c: Context, tokens: Any, embedding: Any) -> Any:
     return e + c.ops.silu(c.linear("tokenizer.conv1d", windows) + c["tokenizer.conv1d.bias"])
 
 
-def _predictors(c: Context, tokens: Any, h0: Any, output: Output) -> list[Any]:
-    """Per layer, the tokens (B, L) that the depth and surprise predictors and PAD leave in."""
+def _predictors(c: Context, tokens: Any, h0: Any, output: Output) -> dict[int, Routing]:
+    """Per routed layer, the tokens that the depth and surprise predictors and PAD leave in."""
     config, ops = c.config, c.ops
-    keep = [tokens != PAD] * config.n_layers
+    passed: dict[int, dict[str, Any]] = {
+        i: {} for i in sorted({*config.mod_layers, *config.depth_layers, *config.surprise_layers})}
     if config.depth_layers:
         importance = ops.take(c["byte_importance"], tokens)
         logit = ops.row_dot(h0, c["depth.weight"]) + c["depth.bias"] + importance
         output.depth = ops.sigmoid(logit) * np.float32(config.n_layers)
         for i in config.depth_layers:
-            keep[i] = keep[i] & (ops.detach(output.depth) > i)
+            passed[i]["depth"] = ops.detach(output.depth) > i
     if config.surprise_layers:
         output.surprise_logits = c.linear("surprise.head", ops.detach(h0)) + c["surprise.head.bias"]
         surprising = _surprise(c, tokens, ops.detach(output.surprise_logits)) > np.float32(config.surprise_threshold)
         for i in config.surprise_layers:
-            keep[i] = keep[i] & surprising
-    return keep
+            passed[i]["surprise"] = surprising
+    return {i: Routing(masks, reduce(and_, masks.values(), tokens != PAD)) for i, masks in passed.items()}
 
 
 def _surprise(c: Context, tokens: Any, logits: Any) -> Any:
@@ -149,23 +154,26 @@ def _surprise(c: Context, tokens: Any, logits: Any) -> Any:
     return -np.take_along_axis(previous, tokens[..., None].astype(np.intp), -1)[..., 0]
 
 
-def _layer(c: Context, i: int, h: Any, tokens: Any, keep: Any, embedding: Any, output: Output) -> Any:
+def _layer(c: Context, i: int, h: Any, tokens: Any, embedding: Any, output: Output) -> Any:
     """Route, compact, run the block on the kept tokens, put them back.   h (B, L, d) -> (B, L, d)"""
-    config, ops, scores = c.config, c.ops, None
-    if i not in {*config.mod_layers, *config.depth_layers, *config.surprise_layers}:
+    config, ops = c.config, c.ops
+    if i not in output.routing:
         return _block(c, i, h, tokens, embedding)
-    survivors = keep
+    routing = output.routing[i]
+    routing.kept = routing.survivors
     if i in config.mod_layers:
-        scores = ops.row_dot(h, c[f"layers.{i}.router.weight"]) + c[f"layers.{i}.router.bias"]
-        plain = ops.detach(scores)
-        keep = ops.top_k_mask(plain, keep, config.mod_capacity) if c.mod_top_k else keep & (plain > 0)
-    output.routing[i] = Routing(survivors, keep, scores)
-    if not keep.any():
+        routing.scores = ops.row_dot(h, c[f"layers.{i}.router.weight"]) + c[f"layers.{i}.router.bias"]
+        scores = ops.detach(routing.scores)
+        if c.mod_top_k:
+            routing.kept = ops.top_k_mask(scores, routing.survivors, config.mod_capacity)
+        else:
+            routing.kept = routing.survivors & (scores > 0)
+    if not routing.kept.any():
         return h
-    kept, index, length = ops.compact(h, keep)
+    kept, index, length = ops.compact(h, routing.kept)
     u = _block(c, i, kept, ops.select(tokens, index), embedding)
     if i in config.mod_layers:
-        u = ops.weighted_residual(kept, u, ops.sigmoid(ops.select(scores, index)))
+        u = ops.weighted_residual(kept, u, ops.sigmoid(ops.select(routing.scores, index)))
     if i in config.depth_layers:
         u = ops.depth_gate(kept, u, ops.select(output.depth, index), layer=i)
     return ops.restore(h, u, index, length)

@@ -167,16 +167,21 @@ class Trainer:
 
 
 def routing_metrics(outputs: list[Output]) -> dict[str, Any]:
-    """Per routed layer: share of tokens processed, and of survivors on which top-k and the threshold agree."""
+    """Per routed layer: the share of all tokens that each predictor passes ("depth", "surprise"), that Mixture of
+    Depths keeps of the survivors ("mod"), and that the layer processes ("all"); and the share of survivors on which
+    top-k and the threshold rule agree."""
     processed, agreement = {}, {}
-    for i in outputs[0].routing:
+    for i, routing in outputs[0].routing.items():
         parts = [output.routing[i] for output in outputs]
         kept = np.concatenate([part.kept for part in parts])
-        processed[str(i)] = round(float(kept.mean()), 4)
         survivors = np.concatenate([part.survivors for part in parts])
-        if parts[0].scores is not None and survivors.any():
+        shares = {name: float(np.mean([part.passed[name].mean() for part in parts])) for name in routing.passed}
+        if routing.scores is not None and survivors.any():
+            shares["mod"] = float(kept[survivors].mean())
             agree = np.concatenate([detach(part.scores) > 0 for part in parts]) == kept
             agreement[str(i)] = round(float(agree[survivors].mean()), 4)
+        shares["all"] = float(kept.mean())
+        processed[str(i)] = {name: round(share, 4) for name, share in shares.items()}
     return {"processed": processed, "agreement": agreement}
 
 

@@ -223,12 +223,13 @@ class Run:
         before = time.monotonic()
         report = self._evaluate()
         score = report.get("nats_per_byte", -report.get("share", 0.0))
-        better = progress.best is None or score <= progress.best  # of equally many right answers the later is better
+        improved = progress.best is None or score < progress.best
+        best = improved or score == progress.best  # of equally many right answers the later model is kept
         progress.evaluations += 1
-        progress.best, progress.since_best = (score, 0) if better else (progress.best, progress.since_best + 1)
-        if better and (self.out / LATEST_NAME).exists():
+        progress.best, progress.since_best = (score, 0) if improved else (progress.best, progress.since_best + 1)
+        if best and (self.out / LATEST_NAME).exists():
             write_atomically(str(self.out / BEST_NAME), (self.out / LATEST_NAME).read_bytes())
-        event = {"event": "evaluation", "step": progress.step, "best": better,
+        event = {"event": "evaluation", "step": progress.step, "best": best,
                  **{k: v for k, v in report.items() if k != "wrong"},
                  "zero_fractions": zero_fractions(self.run.params, self.run.config, reference_ops)}
         self.metrics.write(json.dumps(event) + "\n")

@@ -43,6 +43,8 @@ def test_a_run_leaves_metrics_curve_checkpoint_and_packed_model(tmp_path):
     steps = [line for line in lines if line["event"] == "step"]
     assert [line["step"] for line in steps] == list(range(1, 13))
     assert {"loss", "bpb", "lr", "gradient_norm", "processed", "agreement"} <= set(steps[0])
+    assert set(steps[0]["processed"]) == {"1", "2", "3"} and set(steps[0]["agreement"]) == {"1", "3"}
+    assert set(steps[0]["processed"]["3"]) == {"depth", "surprise", "mod", "all"}
     evaluations = [line for line in lines if line["event"] == "evaluation"]
     assert [line["step"] for line in evaluations] == [6, 12]
     assert all(0 < fraction < 1 for fraction in evaluations[0]["zero_fractions"].values())

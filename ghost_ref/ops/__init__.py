@@ -18,7 +18,7 @@ from ghost_ref.ops.linear import float_linear, null_and_slots, pairwise_dot, qua
 from ghost_ref.ops.loss import binary_cross_entropy, cross_entropy, masked_mean
 from ghost_ref.ops.norm import rms_norm, unit
 from ghost_ref.ops.routing import compact, depth_gate, restore, select, top_k_mask, weighted_residual
-from ghost_ref.ops.scan import selective_scan
+from ghost_ref.ops.scan import parallel_scan, selective_scan
 from ghost_ref.ops.ternary import codebook_ternarise, dequantise_rows, int8_rows, round_float16, ternarise
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "negative_exp",
     "null_and_slots",
     "pairwise_dot",
+    "parallel_scan",
     "quantised_linear",
     "restore",
     "rms_norm",
