@@ -15,7 +15,9 @@ namespace py = pybind11;
 
 inline std::string shape_text(const std::vector<py::ssize_t>& shape) {
   std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + (shape[i] < 0 ? "n" : std::to_string(shape[i]));
+  for (size_t i = 0; i < shape.size(); ++i) {
+    text += (i > 0 ? ", " : "") + (shape[i] < 0 ? "n" : std::to_string(shape[i]));
+  }
   return text + (shape.size() == 1 ? ",)" : ")");
 }
 
@@ -36,7 +38,9 @@ inline py::array check_array(const py::handle& value, const char* name, const ch
   if (!fits) {
     throw py::value_error(expected + ", got " + shape_text({array.shape(), array.shape() + array.ndim()}) + ".");
   }
-  if ((array.flags() & py::array::c_style) == 0) throw py::value_error(expected + ", got one that is not C-contiguous.");
+  if ((array.flags() & py::array::c_style) == 0) {
+    throw py::value_error(expected + ", got one that is not C-contiguous.");
+  }
   return array;
 }
 

@@ -93,7 +93,8 @@ py::array_t<float> ternary_linear(const py::object& x, const py::object& trits, 
   const py::array input = check_rows(x), s = check_array(scale, "scale", "float16", {-1});
   const int rows = static_cast<int>(s.shape(0)), columns = static_cast<int>(input.shape(1));
   Matrix w;
-  require_memory(w.build(data_of<uint8_t>(check_trits(trits, rows, columns)), Halves{data_of<uint8_t>(s)}, 0, rows, columns));
+  const py::array packed = check_trits(trits, rows, columns);
+  require_memory(w.build(data_of<uint8_t>(packed), Halves{data_of<uint8_t>(s)}, 0, rows, columns));
   return apply(kernels, w, rows, QuantisedRows(kernels, input, kWholeRow));
 }
 
@@ -169,8 +170,8 @@ py::array_t<float> numerics_map(const std::string& name, const py::object& x, co
     kernels.map(entry.function, data, y.mutable_data(), input.shape(0));
     return y;
   }
-  throw py::value_error("There is no function '" + name + "'; there are: exp, log, log1p, sigmoid, silu, softplus, rint, "
-                        "lane_sum, lane_sum_squares.");
+  throw py::value_error("There is no function '" + name +
+                        "'; there are: exp, log, log1p, sigmoid, silu, softplus, rint, lane_sum, lane_sum_squares.");
 }
 
 int choose_byte(const py::object& logits, float temp, int top_k, float top_p, float min_p, uint64_t seed, uint64_t step,

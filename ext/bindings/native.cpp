@@ -127,7 +127,8 @@ void load_dict(PyState* self, const py::dict& values) {
   throw_runtime_error((*self->model)->assign(self->state.get(), *state));
 }
 
-py::tuple forward(const PyModel& self, PyState* state, const py::object& tokens, const std::string& logits, bool hidden) {
+py::tuple forward(const PyModel& self, PyState* state, const py::object& tokens, const std::string& logits,
+                  bool hidden) {
   Model* model = self.running();
   const py::array bytes = check_array(tokens, "tokens", "uint8", {-1});
   if (logits != "all" && logits != "last" && logits != "none") {
@@ -276,7 +277,8 @@ void bind_model(py::module_* m) {
       .def("memory_bytes", [](const PyModel& self) { return self->memory_bytes(); },
            py::call_guard<py::gil_scoped_release>())
       .def("new_state", &new_state)
-      .def("forward", &forward, py::arg("state"), py::arg("tokens"), py::arg("logits") = "all", py::arg("hidden") = false)
+      .def("forward", &forward, py::arg("state"), py::arg("tokens"), py::arg("logits") = "all",
+           py::arg("hidden") = false)
       .def("set_memory", &set_memory, py::arg("keys"), py::arg("values"), py::arg("counts"))
       .def("generate", &generate, py::arg("state"), py::arg("prompt"), py::kw_only(), py::arg("temp") = 0.0f,
            py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = 0,

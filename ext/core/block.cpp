@@ -34,7 +34,8 @@ void Member::mixer(const MixerWeights& w, const Vector& norm, int layer, int n) 
   const Share channels = linear(w.in_x, r, n, window + static_cast<size_t>(taps) * e_stride, e_stride);
   linear(w.in_z, r, n, work_.z.data(), e_stride);
   copy_columns(window, pass_.state.at(at.conv), e_stride, taps, channels);
-  const ConvArguments conv{w.conv_weight.data(), w.conv_bias.data(), window, work_.xc.data(), config_.d_conv, n, e_stride};
+  const ConvArguments conv{w.conv_weight.data(), w.conv_bias.data(), window, work_.xc.data(),
+                           config_.d_conv,       n,                  e_stride};
   kernels_.conv_silu(&conv, blocks.begin, blocks.end);
   copy_columns(pass_.state.at(at.conv), window + static_cast<size_t>(n) * e_stride, e_stride, taps, channels);
   barrier();

@@ -2,8 +2,8 @@
 // `linear` and `linear_bytes`, before it builds the table. Every formula is in docs/semantics.md.
 //
 // The bits cannot depend on the instruction set: every element sees the same correctly rounded operations in the same
-// order, vector lanes never mix except in lane_tree, and contraction is off. Internal linkage throughout and no standard
-// templates, so nothing compiled for one instruction set can be linked into another.
+// order, vector lanes never mix except in lane_tree, and contraction is off. Internal linkage throughout and no
+// standard templates, so nothing compiled for one instruction set can be linked into another.
 #pragma once
 
 #include "kernels.h"
@@ -140,7 +140,8 @@ void scan(const ScanArguments* arguments, int begin, int end) {
   const int64_t size = int64_t{kBlock} * arguments->d_state;
   for (int block = begin; block < end; ++block) {
     for (int j = 0; j < kBlock; j += kStep) {
-      scan_channels(*arguments, block * kBlock + j, arguments->A + block * size + j, arguments->state + block * size + j);
+      const int64_t at = block * size + j;
+      scan_channels(*arguments, block * kBlock + j, arguments->A + at, arguments->state + at);
     }
   }
 }

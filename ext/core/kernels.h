@@ -1,8 +1,8 @@
 // The kernel table: one set of function pointers per instruction set, all computing the same bits.
 //
 // Buffers of features are padded with zeros to a multiple of 16 floats, so kernels work on whole blocks of 16;
-// "block" below is 16 consecutive output rows or channels. Weights of padding rows and columns are zero, which keeps the
-// padding of every result zero. This header is included by the instruction-set units: plain structs only.
+// "block" below is 16 consecutive output rows or channels. Weights of padding rows and columns are zero, which keeps
+// the padding of every result zero. This header is included by the instruction-set units: plain structs only.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,11 @@ constexpr int kBlock = 16;  // floats, rows or channels handled together
 constexpr int kVocabulary = 256;
 constexpr int kMaxTaps = 16;
 
-// A ternary or codebook matrix. y = (start + sum over groups g of float(S_g) * magnitude_g) * s_x, S_g = sum of trit * q.
+// A ternary or codebook matrix: y = (start + sum over groups g of float(S_g) * magnitude_g) * s_x with S_g the sum of
+// trit * q over the group.
 // One group with start -0 gives float(S) * s_w exactly (-0 + v is v for every v); a codebook sum starts at +0.
 struct TritMatrix {
-  const uint8_t* codes;    // [blocks][k_blocks][16 rows][4]: bits 2s of byte b hold w + 1 of column 16 * k_block + 4s + b
+  const uint8_t* codes;    // [blocks][k_blocks][16 rows][4]: bits 2s of byte b hold w + 1 of column 16 k_block + 4s + b
   const float* magnitude;  // [blocks][groups][16 rows]
   float start;
   int blocks;        // of 16 rows

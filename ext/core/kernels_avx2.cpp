@@ -18,8 +18,8 @@ static inline __attribute__((always_inline)) __m256i four(const int8_t* q) {
 
 // Adds the sums of code * q over the k-blocks [k0, k1) of 8 rows for `kColumns` tokens.
 //
-// No 16-bit overflow: maddubs adds two products of |2 * 127|, a k-block adds four such results to a lane, and 16 k-blocks
-// stay within 16 * 4 * 2 * 254 = 32512; then the lanes are widened into 32 bits.
+// No 16-bit overflow: maddubs adds two products of |2 * 127|, a k-block adds four such results to a lane, and 16
+// k-blocks stay within 16 * 4 * 2 * 254 = 32512; then the lanes are widened into 32 bits.
 template <int kColumns>
 static inline __attribute__((always_inline)) void code_sums(const uint8_t* codes, const int8_t* q, int64_t stride,
                                                             int k0, int k1, __m256i* total) {

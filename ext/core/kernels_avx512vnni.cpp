@@ -29,8 +29,8 @@ static inline __attribute__((always_inline)) __m512 magnitudes(const TritMatrix&
   return _mm512_loadu_ps(w.magnitude + (int64_t{block} * w.groups + g) * kBlock);
 }
 
-// One token, kRows blocks. The codes are multiplied where they stand in their byte, that is times 1, 4, 16 and 64, in four
-// separate sums that are divided (exactly) at the end: masks only, no shifts. The largest sum has 2 * 64 * 127 per
+// One token, kRows blocks. The codes are multiplied where they stand in their byte, that is times 1, 4, 16 and 64, in
+// four separate sums that are divided (exactly) at the end: masks only, no shifts. The largest sum has 2 * 64 * 127 per
 // column and 65536 of the at most 262144 columns, which stays below 2^31.
 template <int kRows>
 void one_token(const TritMatrix& w, const Activations& x, float* y, int block, int t) {
@@ -129,8 +129,8 @@ void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_strid
   if (block < end) rows<1>(*w, *x, y, y_stride, block);
 }
 
-// vpdpbusd takes unsigned times signed bytes: the weights are stored as w + 128, and 128 times the sum of q is subtracted.
-// 255 * 127 per column stays below 2^31 for the at most 16384 columns.
+// vpdpbusd takes unsigned times signed bytes: the weights are stored as w + 128, and 128 times the sum of q is
+// subtracted. 255 * 127 per column stays below 2^31 for the at most 16384 columns.
 void linear_bytes(const ByteMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end) {
   for (int block = begin; block < end; ++block) {
     const uint8_t* bytes = w->bytes + int64_t{block} * w->k_quads * 64;

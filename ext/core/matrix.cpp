@@ -15,7 +15,9 @@ struct TritTable {
 constexpr TritTable make_trit_table() {
   TritTable table{};
   for (int byte = 0; byte < kTritBytes; ++byte) {
-    for (int j = 0, rest = byte; j < kTritsPerByte; ++j, rest /= 3) table.code[byte][j] = static_cast<uint8_t>(rest % 3);
+    for (int j = 0, rest = byte; j < kTritsPerByte; ++j, rest /= 3) {
+      table.code[byte][j] = static_cast<uint8_t>(rest % 3);
+    }
   }
   return table;
 }

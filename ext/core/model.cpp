@@ -30,13 +30,16 @@ class Lease {
   bool taken_;
 };
 
-Status busy() { return Status::error("The state is in use by another call; fork it, or wait for that call to return."); }
+Status busy() {
+  return Status::error("The state is in use by another call; fork it, or wait for that call to return.");
+}
 
 }  // namespace
 
 Status Model::load(const std::string& path, int threads, const std::string& level, std::unique_ptr<Model>* out) {
   if (threads < 1 || threads > kMaxThreads) {
-    return Status::error("threads must be in 1.." + std::to_string(kMaxThreads) + ", got " + std::to_string(threads) + ".");
+    return Status::error("threads must be in 1.." + std::to_string(kMaxThreads) + ", got " + std::to_string(threads) +
+                         ".");
   }
   std::unique_ptr<Model> model(new (std::nothrow) Model());
   if (model == nullptr) return no_memory("a model");

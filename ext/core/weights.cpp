@@ -13,7 +13,9 @@ constexpr int kLargestTritByte = 242;
 constexpr char kFormat[] = "ghost-packed";
 
 Status read_file(const std::string& path, Buffer<uint8_t>* data) {
-  const auto failure = [&](const std::string& what) { return Status::error("Cannot read " + path + ": " + what + "."); };
+  const auto failure = [&](const std::string& what) {
+    return Status::error("Cannot read " + path + ": " + what + ".");
+  };
   std::FILE* file = std::fopen(path.c_str(), "rb");
   if (file == nullptr) return failure(std::strerror(errno));
   const bool sought = std::fseek(file, 0, SEEK_END) == 0;
@@ -76,7 +78,8 @@ class Loader {
     build(ternary(name, rows, columns), 0, rows, out);
   }
 
-  void codebook_matrix(const std::string& name, const uint8_t* codebook, int rows, int columns, int group, Matrix* out) {
+  void codebook_matrix(const std::string& name, const uint8_t* codebook, int rows, int columns, int group,
+                       Matrix* out) {
     const uint8_t* trits = take_trits(name, rows, columns);
     const uint8_t* index = take(name + ".index", Dtype::U8, {rows, (columns + group - 1) / group});
     if (!status_.ok()) return;
@@ -179,7 +182,8 @@ class Loader {
   size_t bytes_ = 0;
 };
 
-void load_mixer(Loader* loader, const std::string& name, const Config& config, const Kernels& kernels, MixerWeights* w) {
+void load_mixer(Loader* loader, const std::string& name, const Config& config, const Kernels& kernels,
+                MixerWeights* w) {
   const int d = config.d_model, E = config.d_inner(), N = config.d_state, R = config.dt_rank, K = config.d_conv;
   const Loader::Ternary in = loader->ternary(name + ".in_proj", 2 * E, d);
   loader->build(in, 0, E, &w->in_x);
