@@ -38,8 +38,8 @@ def text(args: argparse.Namespace, out: Path) -> None:
     for seed in args.seeds:
         settings = {"validation_fraction": 0.0, **({"linear": "float"} if args.float else {})}
         run = out / f"text-{seed}"
-        result, seconds = timed_train(str(args.data / "train.txt"), run, preset=args.preset, steps=args.steps, seed=seed,
-                                      settings=settings)
+        result, seconds = timed_train(str(args.data / "train.txt"), run, preset=args.preset, steps=args.steps,
+                                      seed=seed, settings=settings)
         stored = load_checkpoint(run / FILE_NAME)
         model = float_model(stored.params, stored.config) if args.float else ghost.load(run / "latest.ghost")
         report = ghost.evaluate_text(model, validation, "p256")
@@ -54,7 +54,8 @@ def questions(args: argparse.Namespace, out: Path) -> None:
     if args.set_name == "qa20":
         plans["with typing errors"] = {"prompt_noise": 0.1, "stop_when_solved": False, "steps": args.noisy_steps}
     for name, settings in plans.items():
-        result, seconds = timed_train(args.set_name, out / name.replace(" ", "-"), preset=args.preset, settings=settings)
+        run = out / name.replace(" ", "-")
+        result, seconds = timed_train(args.set_name, run, preset=args.preset, settings=settings)
         model = ghost.load(result.packed)
         line: dict[str, Any] = {"preset": args.preset, "set": args.set_name, "training": name, "steps": result.step,
                                 "seconds": seconds, "trained": share(model, pairs)}
