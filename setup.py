@@ -22,7 +22,6 @@ WARNINGS = ["-Wall", "-Wextra", "-Werror"] if enabled("GHOST_WERROR") else []
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if enabled("GHOST_SANITIZE") else []
 COMMON = ["-O3", "-g0", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fPIC", *SANITIZERS]
 CXX = [*COMMON, "-std=c++17", "-fvisibility=hidden", *WARNINGS]
-TRAINING = COMMON
 
 # One static library per instruction set: build_clib is the part of setuptools that takes flags per library. No function
 # with wide vectors as arguments is ever called across units, so GCC's notes on their calling convention do not matter.
@@ -58,6 +57,7 @@ def compiler_accepts(compiler, flag):
 
 
 def extensions():
+    from Cython.Build import cythonize
     from pybind11.setup_helpers import Pybind11Extension
 
     core = [path for path in sorted(glob("ext/core/*.cpp")) if "/kernels_" not in path.replace(os.sep, "/")]
@@ -65,12 +65,9 @@ def extensions():
     found = [Pybind11Extension("ghost_ref._native", core + sorted(glob("ext/bindings/*.cpp")), cxx_std=17,
                                include_dirs=["ext/core"], depends=headers, extra_compile_args=CXX,
                                extra_link_args=SANITIZERS)]
-    if os.path.exists("ext/training/_train.pyx"):
-        from Cython.Build import cythonize
-
-        found += cythonize([Extension("ghost_ref._train", ["ext/training/_train.pyx"], include_dirs=["ext/training"],
-                                      depends=glob("ext/training/*.h"), extra_compile_args=TRAINING,
-                                      extra_link_args=SANITIZERS)])
+    found += cythonize([Extension("ghost_ref._train", ["ext/training/_train.pyx"], include_dirs=["ext/training"],
+                                  depends=glob("ext/training/*.h"), extra_compile_args=COMMON,
+                                  extra_link_args=SANITIZERS)])
     return found
 
 
