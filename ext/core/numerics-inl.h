@@ -58,7 +58,7 @@ constexpr float kRintMagic = 12582912.0f;
 
 template <typename V>
 GHOST_INLINE V broadcast(float x) {
-  return V{} + x;
+  return x - V{};
 }
 
 template <typename V>
