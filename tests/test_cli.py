@@ -114,6 +114,7 @@ def test_help_does_not_import_numpy() -> None:
     (["run", "m.ghost", "--tmp", "1", "q"], "unrecognized arguments: --tmp"),
     (["run", "m.ghost", "q", "--temp", "warm"], "invalid float value: 'warm'"),
     (["run", "m.ghost", "q", "--threads", "0"], "must be in 1..256, got 0"),
+    (["train", "--data", "qa10", "--out", "x", "--steps", "2", "--minutes", "1"], "not both"),
     (["run", "m.ghost", "q", "--temp", "-1"], "temp must be in 0..100"),
     (["run", "m.ghost", "q", "--top-p", "nan"], "top_p must be finite"),
     (["pack", "somewhere"], "required: -o"),
@@ -608,6 +609,13 @@ def test_memory_add_data_and_forget_all(model_file: str, tmp_path, capsys) -> No
     assert report(capsys, "memory", model_file, "forget", "--all", "--bank", bank)["forgotten"] == 8
 
 
+def test_memory_adds_side_by_side_lose_nothing(model_file: str, capsys) -> None:
+    calls = [subprocess.Popen([sys.executable, "-m", "ghost_ref", "memory", model_file, "add", f"q{i}", "c"])
+             for i in range(4)]
+    assert [call.wait() for call in calls] == [0] * 4
+    assert {e["prompt"] for e in report(capsys, "memory", model_file, "list")["entries"]} == {"q0", "q1", "q2", "q3"}
+
+
 def test_memory_ask_far_from_everything(model_file: str, capsys) -> None:
     assert main(["memory", model_file, "add", "a", "b"]) == 0
     capsys.readouterr()
@@ -622,6 +630,7 @@ def test_memory_ask_far_from_everything(model_file: str, capsys) -> None:
     (["add", "q", "--data", "qa10"], "needs either"), (["add", "q", "c", "--data", "qa10"], "needs either"),
     (["add", "", "c"], "prompt is empty"), (["add", "q", ""], "completion is empty"),
     (["add", "q", "c", "--importance", "nan"], "must be finite"), (["add", "\udcfb", "c"], "reserved"),
+    (["ask", "q", "--min-similarity", "nan"], "must be finite"),
     (["ask"], "required: PROMPT"), (["add", "--data", "qa11"], "no data set 'qa11'")])
 def test_bad_memory_requests(argv: list[str], message: str, model_file: str, capsys) -> None:
     assert message in sentence(capsys, "memory", model_file, *argv)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +51,24 @@ def main(argv: Sequence[str]) -> int:
     add_json(parser)
     args = parser.parse(argv[2:])
     bank = Path(args.bank or f"{file}{SUFFIX}")
-    report, text = act(args, file, bank)
+    with _alone(bank):
+        report, text = act(args, file, bank)
     print_report({"file": file, "bank": str(bank), **report}, args.json, text)
     return 0
+
+
+@contextmanager
+def _alone(bank: Path) -> Iterator[None]:
+    """Hold the bank's directory from reading the bank to writing it, so that calls side by side lose no entry."""
+    directory = -1
+    with suppress(OSError):  # a missing directory is explained by the write; where locks do not exist, go without
+        directory = os.open(bank.parent, os.O_RDONLY)
+        fcntl.flock(directory, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if directory >= 0:
+            os.close(directory)
 
 
 def _open(file: str, bank: Path, must_exist: bool = True) -> tuple[Model, MemoryBank]:
@@ -111,6 +128,8 @@ def _ask_flags(parser: Parser) -> None:
 def _ask(args: Namespace, file: str, bank_path: Path) -> Outcome:
     from ghost_ref.memory_bank import answer
 
+    if not abs(args.min_similarity) < float("inf"):
+        raise GhostError(f"--min-similarity must be finite, got {args.min_similarity}.")
     sampling = config_from_flags(args, SamplingConfig, SAMPLING)
     model, bank = _open(file, bank_path)
     text, entry = answer(model, bank, prompt_bytes(args.prompt), sampling, args.min_similarity)

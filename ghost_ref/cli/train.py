@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
                         help="any other field of the model or training configuration; may be repeated")
     add_json(parser)
     args = parser.parse(argv)
+    if args.steps and args.minutes:
+        raise GhostError("Give --steps or --minutes, not both: each sets the length of the run.")
     settings = parse_settings(args.settings)
     from ghost_ref.cli.training_display import display
     from ghost_ref.training import train
