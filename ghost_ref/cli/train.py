@@ -25,6 +25,7 @@ EXAMPLES = (
 REASONS = {"done": "all steps are done", "solved": "every training item is answered exactly",
            "no improvement": "the evaluations no longer improve", "interrupted": "interrupted, a checkpoint is saved"}
 FLAGS = ("steps", "minutes", "seed")
+SETTINGS = sorted({*ModelConfig.__dataclass_fields__, *TrainingConfig.__dataclass_fields__} - set(FLAGS))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +39,8 @@ def main(argv: Sequence[str]) -> int:
     add_fields(parser, TrainingConfig, FLAGS)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                        help="any other field of the model or training configuration; may be repeated")
+                        help="any other field of the model or training configuration; may be repeated: "
+                             f"{', '.join(SETTINGS)}")
     add_json(parser)
     args = parser.parse(argv)
     if args.steps and args.minutes:
