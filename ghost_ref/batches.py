@@ -10,7 +10,7 @@ from ghost_ref.config import EOS, PAD, SEP, TrainingConfig
 from ghost_ref.data import Dataset, Pair, noisy_prompt, pair_bytes
 from ghost_ref.errors import GhostError
 
-ORDER, WINDOWS, NOISE, DROPOUT, ENTRIES = range(5)  # independent random streams
+WINDOWS, NOISE, DROPOUT, ENTRIES, ORDER = range(1, 6)  # independent random streams; 0 is initialise's
 
 
 def random_stream(seed: int, purpose: int, step: int, shard: int = 0) -> np.random.Generator:
@@ -71,8 +71,9 @@ def _pairs_batch(pairs: tuple[Pair, ...], training: TrainingConfig, step: int) -
         order = random_stream(training.seed, ORDER, epoch).permutation(len(pairs))
         pair = pairs[order[position]]
         if training.prompt_noise and noise.random() < 0.5:  # the other half stays as written
-            pair = Pair(noisy_prompt(pair.prompt, noise, training.prompt_noise), pair.completion, pair.kind)
-        sequences.append(pair_bytes(pair)[: training.seq_len + 1])
+            noisy = Pair(noisy_prompt(pair.prompt, noise, training.prompt_noise), pair.completion, pair.kind)
+            pair = noisy if len(pair_bytes(noisy)) <= training.seq_len else pair
+        sequences.append(pair_bytes(pair))
     return pad_sequences(sequences)
 
 

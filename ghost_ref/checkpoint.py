@@ -34,6 +34,7 @@ class Progress:
     best: float | None = None
     since_best: int = 0
     rejected: int = 0
+    ended: str = ""  # why the run is over: "done", "solved" or "no improvement"
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Checkpoint:
     second_moments: Params
     memory: Params = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
+    validation_digest: str = ""  # of a validation file, "" without one
 
 
 def save_checkpoint(path: Path, c: Checkpoint) -> None:
@@ -57,6 +59,7 @@ def save_checkpoint(path: Path, c: Checkpoint) -> None:
     tensors |= {f"adamw.v/{k}": v for k, v in c.second_moments.items()}
     tensors |= {f"memory/{k}": v for k, v in c.memory.items()}
     metadata = {"training": c.training.to_json(), "data_digest": c.data_digest,
+                "validation_digest": c.validation_digest,
                 "progress": json.dumps(asdict(c.progress), sort_keys=True)}
     write_container(path, tensors, format=FORMAT, config_json=c.config.to_json(), extra_metadata=metadata,
                     keep_previous=True)
@@ -79,7 +82,7 @@ def _load(path: Path) -> Checkpoint:
     try:
         training = TrainingConfig.from_dict(json.loads(metadata["training"]))
         progress = Progress(**json.loads(metadata["progress"]))
-        digest = metadata["data_digest"]
+        digest, validation_digest = metadata["data_digest"], metadata["validation_digest"]
     except (KeyError, TypeError, ValueError) as error:
         raise GhostError(f"{path}: the metadata of this checkpoint is incomplete ({error}); train again.") from None
     parts: dict[str, Params] = {"": {}, "adamw.m": {}, "adamw.v": {}, "memory": {}}
@@ -92,4 +95,4 @@ def _load(path: Path) -> Checkpoint:
     for prefix in ("", "adamw.m", "adamw.v"):
         check_tensors(path, parts[prefix], expected)
     return Checkpoint(config, training, digest, parts[""], parts["adamw.m"], parts["adamw.v"], parts["memory"],
-                      progress)
+                      progress, validation_digest)

@@ -61,7 +61,7 @@ def packed_shapes(config: ModelConfig) -> dict[str, tuple[str, tuple[int, ...]]]
 def tensor_kind(name: str, dtype: str) -> str:
     """What a tensor of a packed file is, for the storage table."""
     for ending, kind in ((".trits", "trits (1.6 bit)"), (".index", "codebook indices"), (".codebook", "codebooks"),
-                         (".scale", "row scales"), ("_scale", "row scales")):
+                         (".scale", "row scales"), ("weight_scale", "row scales"), ("A_log_scale", "row scales")):
         if name.endswith(ending):
             return kind
     return "int8 matrices" if dtype == "I8" else "vectors (float16)"

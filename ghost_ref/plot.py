@@ -41,7 +41,7 @@ def plot_run(metrics: Path, picture: Path) -> None:
     shares = [e for e in evaluations if "share" in e]
     if nats:
         axis.plot([e["step"] for e in nats], [e["nats_per_byte"] for e in nats], "o-", color="C1",
-                  label="packed model, held-out text")
+                  label="packed model, evaluation data")
     if shares:
         right = axis.twinx()
         right.plot([e["step"] for e in shares], [100 * e["share"] for e in shares], "o-", color="C1")

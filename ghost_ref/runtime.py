@@ -110,7 +110,10 @@ class NativeEngine:
         return state.fork()
 
     def forward(self, state: Any, tokens: np.ndarray, last: bool) -> tuple[np.ndarray, np.ndarray]:
-        logits, hidden = self.model.forward(state, tokens, logits="last" if last else "all", hidden=True)
+        try:
+            logits, hidden = self.model.forward(state, tokens, logits="last" if last else "all", hidden=True)
+        except RuntimeError as error:
+            raise GhostError(str(error)) from None
         assert logits is not None and hidden is not None
         return logits, hidden
 
@@ -144,10 +147,31 @@ def check_state(config: ModelConfig, values: State) -> State:
     if set(values) != set(shapes):
         raise ValueError(f"a state of this model has the arrays {sorted(shapes)}, got {sorted(values)}")
     for name, (shape, dtype) in shapes.items():
+        if not isinstance(values[name], np.ndarray):
+            raise TypeError(f"state array {name} must be a NumPy array, got {type(values[name]).__name__}")
         if values[name].shape != shape or values[name].dtype != dtype:
             raise ValueError(f"state array {name} must be {np.dtype(dtype)} {shape}, got {values[name].dtype} "
                              f"{values[name].shape}")
+        if name.endswith(".count") and not 0 <= values[name][0] <= values["position"][0]:
+            raise ValueError(f"state array {name} must be in 0..position, got {values[name][0]}")
     return dict(values)
+
+
+def check_snapshot(config: ModelConfig, snapshot: dict[str, np.ndarray]) -> None:
+    """Raise ValueError unless a memory snapshot has keys (M, d), values (M, 8) and counts (M,) in 1..8."""
+    if set(snapshot) != {"keys", "values", "counts"}:
+        raise ValueError(f"a memory snapshot has keys, values and counts, got {sorted(snapshot)}")
+    entries = len(snapshot["keys"])
+    expected = {"keys": ((entries, config.d_model), np.float32), "values": ((entries, 8), np.uint8),
+                "counts": ((entries,), np.int32)}
+    for name, (shape, dtype) in expected.items():
+        array = snapshot[name]
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"memory snapshot {name} must be a {np.dtype(dtype)} array of shape {shape}")
+    if entries > config.memory_capacity:
+        raise ValueError(f"a memory snapshot holds at most {config.memory_capacity} entries, got {entries}")
+    if entries and not (1 <= snapshot["counts"].min() and snapshot["counts"].max() <= 8):
+        raise ValueError("memory snapshot counts must be in 1..8")
 
 
 def have_native() -> bool:
@@ -205,7 +229,11 @@ class Model:
         return self.engine.load_state_dict(values)
 
     def set_memory(self, snapshot: dict[str, np.ndarray] | None) -> None:
-        """Show a snapshot of a memory bank (`MemoryBank.snapshot()`) to the memory layers; None shows none."""
+        """Show a snapshot of a memory bank (`MemoryBank.snapshot()`) to the memory layers; None shows none.
+
+        Raises ValueError if the snapshot does not fit the model."""
+        if snapshot is not None:
+            check_snapshot(self.config, snapshot)
         self.engine.set_memory(snapshot)
 
     def logits(self, data: bytes | bytearray | np.ndarray, state: Any = None) -> np.ndarray:

@@ -8,8 +8,10 @@ from ghost_ref.config import TrainingConfig
 
 
 def learning_rate(training: TrainingConfig, step: int) -> float:
-    """Rate of the 0-based step: lr·(step + 1)/warm-up, then lr·(f + (1 - f)·(1 + cos πp)/2), p from 0 to 1."""
-    warmup = min(training.warmup_steps, training.steps // 10)
+    """Rate of the 0-based step: lr·(step + 1)/warm-up, then lr·(f + (1 - f)·(1 + cos πp)/2), p from 0 to 1.
+
+    While the number of steps is not yet known (steps = 0, --minutes) it is still warming up."""
+    warmup = min(training.warmup_steps, training.steps // 10 if training.steps else training.warmup_steps)
     if step < warmup:
         return training.lr * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, training.steps - warmup))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from ghost_ref.config import ModelConfig, TrainingConfig
 from ghost_ref.data import Dataset, load_dataset, split_text
 from ghost_ref.errors import GhostError
 from ghost_ref.evaluate import evaluate_answers, evaluate_text
+from ghost_ref.interrupt import InterruptRequest
 from ghost_ref.packed import load_packed, save_packed
 from ghost_ref.parameters import parameter_count
 from ghost_ref.quantise import quantise
@@ -56,8 +59,8 @@ def train(data: str, out: str | Path, *, preset: str = "tiny", steps: int | None
 
     data, validation: a set name (qa10, qa20, hard) or a .txt/.jsonl file. settings: fields of ModelConfig or
     TrainingConfig that differ from the preset and defaults. resume: go on from the checkpoint in `out`; settings that
-    contradict it are refused. Ctrl-C saves a checkpoint and returns with reason "interrupted".
-    Raises GhostError on bad input, FloatingPointError never: non-finite steps are rejected and reported."""
+    contradict it are refused. Ctrl-C saves a checkpoint after the step under way and returns with reason "interrupted".
+    Raises GhostError on bad input, and when more than 20 steps had to be rejected because they were not finite."""
     if backend != "numpy":
         raise GhostError(f"There is no training backend {backend!r}; the backends are: numpy.")
     settings = dict(settings or {})
@@ -65,11 +68,14 @@ def train(data: str, out: str | Path, *, preset: str = "tiny", steps: int | None
         if value is not None:
             settings[name] = value
     run = Run(data, Path(out), validation, on_event or (lambda event: None))
-    if resume:
-        run.resume(preset, settings)
-    else:
-        run.start(preset, settings)
-    return run.loop()
+    try:
+        if resume:
+            run.resume(preset, settings)
+        else:
+            run.start(preset, settings)
+        return run.loop()
+    finally:
+        run.close()
 
 
 def split_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -90,7 +96,9 @@ class Run:
         self.whole = load_dataset(data)
         self.validation = load_dataset(validation) if validation else None
         self.data = self.whole
+        self.validation_digest = self.validation.digest if self.validation else ""
         self.checkpoint_path = out / FILE_NAME
+        self.lock: int | None = None
         self.saved_step = -1
         self.paused = 0.0  # seconds spent in evaluation and saving
 
@@ -104,20 +112,27 @@ class Run:
         plan = TrainingConfig.from_dict({**defaults, **training})
         if not plan.steps and not plan.minutes:
             plan = plan.replace(steps=DEFAULT_STEPS[self.whole.kind])
+        self._check_validation()
         self._split(plan)
         check_trainable(self.data, plan)
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        if self.out.exists() and (not self.out.is_dir() or any(not f.name.startswith(".") for f in self.out.iterdir())):
             raise GhostError(f"{self.out} already exists and is not an empty directory; choose another --out, or go on "
                              "with --resume.")
         self.out.mkdir(parents=True, exist_ok=True)
+        self._lock()
         self.run = new_checkpoint(config, plan, self.whole)
-        (self.out / METRICS_NAME).write_text("")
+        self.run.validation_digest = self.validation_digest
+        save_checkpoint(self.checkpoint_path, self.run)  # a run killed at any later moment can be resumed
+        self.saved_step = 0
 
     def resume(self, preset_name: str, settings: dict[str, Any]) -> None:
         """Go on from the checkpoint in `out`. Raises GhostError if data or settings are not the same."""
         if not self.checkpoint_path.exists() and not self.checkpoint_path.with_name(FILE_NAME + ".previous").exists():
             raise GhostError(f"{self.out} holds no checkpoint to resume; start the run without --resume.")
+        self._lock()
         self.run = load_checkpoint(self.checkpoint_path)
+        if self.run.validation_digest != self.validation_digest:
+            raise GhostError("This run was started with other validation data; resume with the same --validation.")
         if self.run.data_digest != self.whole.digest:
             raise GhostError(f"{self.whole.name} is not the data this run was trained on; resume with the same data.")
         model, training = split_settings(settings)
@@ -134,6 +149,30 @@ class Run:
             if wanted[name] != value:
                 raise GhostError(f"This run was started with {name}={value!r}, not {wanted[name]!r}; resume with the "
                                  "same settings, or start a new run in another --out.")
+
+    def _check_validation(self) -> None:
+        if self.validation is None:
+            return
+        if self.validation.kind != self.whole.kind:
+            raise GhostError(f"{self.validation.name} holds {self.validation.kind} but {self.whole.name} holds "
+                             f"{self.whole.kind}; validate on the same kind of data.")
+        if self.validation.kind == "text" and len(self.validation.text) < 2:
+            raise GhostError(f"{self.validation.name} is too short to validate on; give at least 2 bytes of text.")
+
+    def _lock(self) -> None:
+        """One process at a time trains in a directory; the lock goes with the process."""
+        self.lock = os.open(self.out, os.O_RDONLY)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GhostError(f"Another process is training in {self.out}; wait for it or choose another "
+                             "--out.") from None
+
+    def close(self) -> None:
+        """Let the directory go."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
 
     def _split(self, plan: TrainingConfig) -> None:
         if self.validation or self.whole.kind == "pairs" or not plan.validation_fraction:
@@ -166,19 +205,11 @@ class Run:
         started, self.first_step = time.monotonic(), progress.step
         first_bytes = progress.bytes_read
         self.last_event = 0.0
-        reason = "done"
-        with (self.out / METRICS_NAME).open("a", buffering=1) as self.metrics:
+        with (self.out / METRICS_NAME).open("a", buffering=1) as self.metrics, InterruptRequest() as interrupt:
             try:
-                while self._pace(started) or progress.step < self.run.training.steps:
-                    self._one_step(started, first_bytes)
-                    if stop := self._evaluate_if_due():
-                        reason = stop
-                        break
-                    self._save_if_due()
-                self._save()
-            except KeyboardInterrupt:
+                reason = self._steps(started, first_bytes, interrupt)
+            except KeyboardInterrupt:  # a second Ctrl-C, or a callback's: the last checkpoint stands
                 reason = "interrupted"
-                self._save()
         seconds = time.monotonic() - started
         self.trainer.close()
         self._plot()
@@ -187,23 +218,37 @@ class Run:
         best = self.out / BEST_NAME
         return TrainingResult(self.out, reason, progress.step, seconds, progress.best, best if best.exists() else None)
 
-    def _pace(self, started: float) -> bool:
-        """With minutes but no steps: measure a few steps, then fix the number of steps for good."""
+    def _steps(self, started: float, first_bytes: int, interrupt: InterruptRequest) -> str:
+        """Steps, evaluations and checkpoints until the run ends; returns why."""
+        progress = self.run.progress
+        while not progress.ended:
+            if interrupt.requested:
+                self._save()
+                return "interrupted"
+            self._one_step(started, first_bytes)
+            self._fix_steps(started)
+            stop = self._evaluate_if_due()
+            if stop or progress.step == self.run.training.steps:
+                progress.ended = stop or "done"
+                self._save()
+            else:
+                self._save_if_due()
+        return progress.ended
+
+    def _fix_steps(self, started: float) -> None:
+        """With minutes but no steps: after a few measured steps, fix the number of steps for good."""
         plan, progress = self.run.training, self.run.progress
-        if plan.steps:
-            return False
-        if progress.step < PACE_STEPS:
-            return True
-        seconds = (time.monotonic() - started) / PACE_STEPS
-        self.run.training = plan.replace(steps=max(PACE_STEPS, int(plan.minutes * 60 / seconds)))
-        return progress.step < self.run.training.steps
+        measured = progress.step - self.first_step
+        if not plan.steps and measured >= PACE_STEPS:
+            seconds = (time.monotonic() - started) / measured
+            self.run.training = plan.replace(steps=max(progress.step, int(plan.minutes * 60 / seconds)))
 
     def _one_step(self, started: float, first_bytes: int) -> None:
         metrics = self.trainer.step()
         now, run = time.monotonic(), self.run
         busy = max(now - started - self.paused, 1e-9)
         metrics["bpb"] = metrics["loss"] / math.log(2)
-        line = {key: round(value, 6) if isinstance(value, float) else value for key, value in metrics.items()}
+        line = {key: _json_number(value) if isinstance(value, float) else value for key, value in metrics.items()}
         self.metrics.write(json.dumps({"event": "step", **line}) + "\n")
         if "rejected" in metrics and run.progress.rejected > REJECTIONS_ALLOWED:
             raise GhostError(f"{run.progress.rejected} steps had to be rejected because {metrics['rejected']} was not "
@@ -235,7 +280,7 @@ class Run:
         self.metrics.write(json.dumps(event) + "\n")
         self.on_event(event)
         self.paused += time.monotonic() - before
-        if self.whole.kind == "pairs" and plan.stop_when_solved and report["share"] == 1:
+        if plan.stop_when_solved and report.get("share") == 1 and self._all_answered():
             return "solved"
         return "no improvement" if plan.patience and progress.since_best >= plan.patience else None
 
@@ -245,15 +290,24 @@ class Run:
         if run.config.linear == "float":
             from ghost_ref.float_model import float_model
 
-            model = float_model(run.params, run.config)
+            self.model = float_model(run.params, run.config)
         else:
             latest = self.out / LATEST_NAME
             save_packed(latest, quantise(run.params, run.config, reference_ops), run.config)
-            model = load(latest)
+            self.model = load(latest)
         data = self.validation or self.data
         if data.kind == "pairs":
-            return evaluate_answers(model, data.pairs[:EVALUATED_PAIRS])
-        return evaluate_text(model, data.text, "p256" if len(data.text) > 256 else "ps", limit=EVALUATED_BYTES)
+            report = evaluate_answers(self.model, data.pairs[:EVALUATED_PAIRS])
+        else:
+            protocol = "p256" if len(data.text) > 256 else "ps"
+            report = evaluate_text(self.model, data.text, protocol, limit=EVALUATED_BYTES)
+        return {**report, "data": data.name}
+
+    def _all_answered(self) -> bool:
+        """Whether every training item is answered, not only those of the evaluation's sample."""
+        if self.validation is None and len(self.data.pairs) <= EVALUATED_PAIRS:
+            return True
+        return evaluate_answers(self.model, self.data.pairs)["share"] == 1
 
     def _save_if_due(self) -> None:
         plan = self.run.training
@@ -277,8 +331,14 @@ class Run:
             plot_run(self.out / METRICS_NAME, self.out / CURVE_NAME)
 
 
-def pack_run(run_dir: Path, out: Path) -> int:
+def _json_number(value: float) -> float | None:
+    """Rounded for metrics.jsonl; JSON has no NaN or infinity."""
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def pack_run(run_dir: str | Path, out: str | Path) -> int:
     """Write the packed model of a run: the best one evaluated, else the checkpoint's. Returns its size in bytes."""
+    run_dir = Path(run_dir)
     best = run_dir / BEST_NAME
     if best.exists():
         load_packed(best)  # refuse to copy a damaged file

@@ -13,6 +13,7 @@ from ghost_ref.data import Pair
 from ghost_ref.errors import GhostError
 from ghost_ref.evaluate import nats, wilson_interval
 from ghost_ref.packed import save_packed
+from ghost_ref.presets import PRESETS
 from ghost_ref.runtime import have_native
 
 BACKENDS = ["reference", pytest.param("native", marks=pytest.mark.skipif(not have_native(), reason="not built"))]
@@ -132,3 +133,19 @@ def test_wilson_interval():
     assert abs(low - 0.2553) < 1e-4 and abs(high - 0.3662) < 1e-4  # Newcombe 1998, table I, method 3
     with pytest.raises(ValueError, match="at least one trial"):
         wilson_interval(0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not have_native(), reason="not built")
+def test_the_attention_ring_of_tiny_wraps_with_equal_bits(tmp_path):
+    """2,500 bytes through a model that skips nothing fill the 32 slots (one per 64 bytes) and start again."""
+    config = PRESETS["tiny"].replace(mod_layers=(), depth_layers=(), surprise_layers=())
+    save_packed(tmp_path / "m.ghost", random_weights(config, 5), config)
+    text = np.random.default_rng(6).integers(0, 256, 2500).astype(np.uint8)
+    reference, native = ghost.load(tmp_path / "m.ghost", backend="reference"), ghost.load(tmp_path / "m.ghost", threads=2)
+    states = [m.new_state() for m in (reference, native)]
+    np.testing.assert_array_equal(reference.logits(text, states[0]), native.logits(text, states[1]))
+    ends = [m.state_dict(s) for m, s in zip((reference, native), states, strict=True)]
+    assert ends[0]["layers.3.attention.count"][0] == 2500
+    for name, value in ends[0].items():
+        np.testing.assert_array_equal(value, ends[1][name])

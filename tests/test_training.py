@@ -83,6 +83,86 @@ def test_resume_on_text_is_bit_exact(tmp_path):
     assert (tmp_path / "whole" / FILE_NAME).read_bytes() == (tmp_path / "parts" / FILE_NAME).read_bytes()
 
 
+def test_ctrl_c_ends_after_the_step_and_its_evaluation(tmp_path):
+    """A signal during the step of an evaluation: the checkpoint holds both, and resuming gives the same bits."""
+    small_run(tmp_path / "whole")
+
+    def interrupt(event):
+        if event["event"] == "evaluation" and event["step"] == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    first = small_run(tmp_path / "parts", on_event=interrupt)
+    assert first.reason == "interrupted" and first.step == 6
+    assert load_checkpoint(tmp_path / "parts" / FILE_NAME).progress.evaluations == 1
+    small_run(tmp_path / "parts", resume=True)
+    for name in (FILE_NAME, "best.ghost", "metrics.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+
+
+def test_a_run_can_be_resumed_from_its_first_moment_and_after_its_end(tmp_path):
+    small_run(tmp_path / "whole")
+
+    def stop_at_once(event):
+        if event["event"] == "start":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "run", on_event=stop_at_once)
+    small_run(tmp_path / "run", resume=True)
+    before = (tmp_path / "run" / FILE_NAME).read_bytes()
+    assert before == (tmp_path / "whole" / FILE_NAME).read_bytes()
+    assert small_run(tmp_path / "run", resume=True).reason == "done"
+    assert (tmp_path / "run" / FILE_NAME).read_bytes() == before
+
+
+def test_one_process_trains_in_a_directory(tmp_path):
+    def second(event):
+        if event["event"] == "checkpoint":
+            with pytest.raises(GhostError, match="Another process is training"):
+                small_run(tmp_path / "run", resume=True)
+
+    small_run(tmp_path / "run", on_event=second)
+
+
+def test_validation_data_belongs_to_the_run(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"some text to validate on, {name}. " * 20)
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    options = {"data": str(text), "settings": {"seq_len": 16}}
+    small_run(tmp_path / "run", validation=str(tmp_path / "a.txt"), **options)
+    for other in (None, str(tmp_path / "b.txt")):
+        with pytest.raises(GhostError, match="other validation data"):
+            small_run(tmp_path / "run", validation=other, resume=True, **options)
+    with pytest.raises(GhostError, match="validate on the same kind"):
+        small_run(tmp_path / "x", validation=str(tmp_path / "a.txt"))
+    (tmp_path / "c.txt").write_text("x")
+    with pytest.raises(GhostError, match="too short to validate"):
+        small_run(tmp_path / "x", validation=str(tmp_path / "c.txt"), **options)
+
+
+def test_solved_means_every_training_item(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_module, "EVALUATED_PAIRS", 3)
+    asked = []
+
+    def answers(model, pairs):
+        asked.append(len(pairs))
+        return {"share": 1.0 if len(pairs) == 3 else 0.9}
+
+    monkeypatch.setattr(training_module, "evaluate_answers", answers)
+    assert small_run(tmp_path / "run", settings={"stop_when_solved": True}).reason == "done"
+    assert asked == [3, 10, 3, 10]
+
+
+def test_noise_never_cuts_an_answer():
+    data = load_dataset("qa20")
+    longest = max(len(pair_bytes(p)) for p in data.pairs)
+    training = TrainingConfig(steps=9, batch_size=20, seq_len=longest, prompt_noise=0.3)
+    for step in range(20):
+        batch = make_batch(data, training, step)
+        assert ((batch.targets == EOS).sum(1) == 1).all()
+
+
 @pytest.mark.slow
 def test_resume_after_kill_minus_nine_at_random_moments(tmp_path):
     """20 kills of a run whose checkpoints are 2 steps apart: the final checkpoint has the uninterrupted run's bits."""
@@ -96,10 +176,7 @@ def test_resume_after_kill_minus_nine_at_random_moments(tmp_path):
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
     rng, kills, out = np.random.default_rng(0), 0, tmp_path / "killed"
     while kills < 20:
-        more = ["--resume"] if (out / FILE_NAME).exists() else []
-        if not more and out.exists():  # killed before the first checkpoint
-            for file in out.iterdir():
-                file.unlink()
+        more = ["--resume"] if (out / FILE_NAME).exists() else []  # before step 0 is saved, --out still counts as empty
         process = subprocess.Popen(command(out, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(0.8, 3.0))
         if process.poll() is None:

@@ -54,9 +54,9 @@ def scatter_backward(dy, saved):
 
 
 def depth_gate_forward(skipped, processed, depth, *, layer):
-    """`processed` unchanged; the gradient treats it as skipped + g·(processed - skipped), g = sigmoid(5(D - i)).
+    """`processed` unchanged. D gets the gradient of skipped + g·(processed - skipped) with g = sigmoid(5(D - i)),
+    `processed` gets dout as it is: the forward value of its gate is exactly 1 (straight-through, processed tokens only).
 
-    Straight-through, for processed tokens only: the forward value of their gate is exactly 1.
     skipped, processed (B, J, d), depth (B, J) -> (B, J, d)"""
     return processed, (skipped, processed, depth, layer)
 
