@@ -142,7 +142,8 @@ def test_the_attention_ring_of_tiny_wraps_with_equal_bits(tmp_path):
     config = PRESETS["tiny"].replace(mod_layers=(), depth_layers=(), surprise_layers=())
     save_packed(tmp_path / "m.ghost", random_weights(config, 5), config)
     text = np.random.default_rng(6).integers(0, 256, 2500).astype(np.uint8)
-    reference, native = ghost.load(tmp_path / "m.ghost", backend="reference"), ghost.load(tmp_path / "m.ghost", threads=2)
+    reference = ghost.load(tmp_path / "m.ghost", backend="reference")
+    native = ghost.load(tmp_path / "m.ghost", threads=2)
     states = [m.new_state() for m in (reference, native)]
     np.testing.assert_array_equal(reference.logits(text, states[0]), native.logits(text, states[1]))
     ends = [m.state_dict(s) for m, s in zip((reference, native), states, strict=True)]

@@ -55,7 +55,7 @@ def scatter_backward(dy, saved):
 
 def depth_gate_forward(skipped, processed, depth, *, layer):
     """`processed` unchanged. D gets the gradient of skipped + g·(processed - skipped) with g = sigmoid(5(D - i)),
-    `processed` gets dout as it is: the forward value of its gate is exactly 1 (straight-through, processed tokens only).
+    `processed` gets dout as it is: its gate's forward value is exactly 1 (straight-through, processed tokens only).
 
     skipped, processed (B, J, d), depth (B, J) -> (B, J, d)"""
     return processed, (skipped, processed, depth, layer)
