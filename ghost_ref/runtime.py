@@ -94,6 +94,8 @@ class NativeEngine:
     def __init__(self, path: str | Path, threads: int, level: str = "") -> None:
         from ghost_ref import _native
 
+        if os.path.isdir(path):
+            raise GhostError(f"{os.fspath(path)} is a directory; name a file in it.")
         try:
             self.model = _native.Model(os.fspath(path), threads, level)
         except (ValueError, RuntimeError) as error:

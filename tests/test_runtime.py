@@ -60,6 +60,7 @@ def test_misuse_gets_a_clear_error(path, tmp_path):
         (lambda: ghost.load(path, threads=0), ValueError, "threads must be in"),
         (lambda: ghost.load(path, threads=1.0), TypeError, "threads must be an int"),
         (lambda: ghost.load(tmp_path / "none.ghost"), GhostError, "none.ghost"),
+        (lambda: ghost.load(tmp_path), GhostError, "is a directory"),
         (lambda: model.logits("text"), TypeError, "data must be bytes"),
         (lambda: model.logits(np.zeros(3)), TypeError, "data must be bytes"),
         (lambda: model.logits(b""), ValueError, "at least one byte"),
