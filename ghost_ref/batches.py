@@ -11,6 +11,7 @@ from ghost_ref.data import Dataset, Pair, noisy_prompt, pair_bytes
 from ghost_ref.errors import GhostError
 
 WINDOWS, NOISE, DROPOUT, ENTRIES, ORDER = range(1, 6)  # independent random streams; 0 is initialise's
+VALUE_BYTES = 8  # of a memory entry, seen by the memory layers
 
 
 def random_stream(seed: int, purpose: int, step: int, shard: int = 0) -> np.random.Generator:
@@ -75,6 +76,30 @@ def _pairs_batch(pairs: tuple[Pair, ...], training: TrainingConfig, step: int) -
             pair = noisy if len(pair_bytes(noisy)) <= training.seq_len else pair
         sequences.append(pair_bytes(pair))
     return pad_sequences(sequences)
+
+
+@dataclass(frozen=True)
+class MemoryEntries:
+    """Positions (rows, columns), each (M,), whose hidden states the memory layers see in the next step, and the bytes
+    that followed them: values (M, 8) uint8, of which the first counts (M,) are bytes of the row."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    counts: np.ndarray
+
+
+def memory_entries(batch: Batch, training: TrainingConfig, step: int) -> MemoryEntries:
+    """`training.memory_entries` random valid positions of the batch, in order; some repeat when there are fewer."""
+    rng = random_stream(training.seed, ENTRIES, step)
+    rows, columns = np.nonzero(batch.valid)
+    count = training.memory_entries
+    chosen = np.sort(rng.choice(len(rows), count, replace=len(rows) < count))
+    rows, columns = rows[chosen], columns[chosen]
+    following = np.pad(batch.targets, ((0, 0), (0, VALUE_BYTES)), constant_values=PAD)
+    values = following[rows[:, None], columns[:, None] + np.arange(VALUE_BYTES)]
+    counts = np.maximum((np.cumsum(values == PAD, 1) == 0).sum(1), 1).astype(np.int32)
+    return MemoryEntries(rows, columns, values, counts)
 
 
 def pad_sequences(sequences: list[bytes]) -> Batch:

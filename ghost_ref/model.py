@@ -11,10 +11,8 @@ from functools import reduce
 from operator import and_
 from typing import Any
 
-import numpy as np
-
 from ghost_ref.config import PAD, ModelConfig
-from ghost_ref.state import State, initial_state
+from ghost_ref.state import State
 
 Weights = dict[str, Any]
 
@@ -79,7 +77,7 @@ class Context:
         return None if self.past is None else self.past[name]
 
 
-def forward(weights: Weights, config: ModelConfig, tokens: np.ndarray, state: State | None = None, *, ops: Any,
+def forward(weights: Weights, config: ModelConfig, tokens: Any, state: State | None = None, *, ops: Any,
             memory: dict[str, Any] | None = None, mod_top_k: bool = False, dropout: Any = None) -> Output:
     """Logits of the next byte after every byte.   tokens (B, L) uint8, L >= 1.
 
@@ -106,7 +104,7 @@ def forward(weights: Weights, config: ModelConfig, tokens: np.ndarray, state: St
         output.logits = ops.quantised_linear(output.hidden, c["embedding.weight"], c["embedding.weight_scale"],
                                              largest_weight=127)
     if state is not None:
-        output.state = {**state, **c.present, "position": state["position"] + np.int32(tokens.shape[1])}
+        output.state = {**state, **c.present, "position": state["position"] + tokens.shape[1]}
     return output
 
 
@@ -114,8 +112,9 @@ def _forward_rows(weights, config, tokens, state, **options) -> Output:
     """Several streams: their routers keep different tokens, so each runs on its own."""
     rows = [forward(weights, config, tokens[b : b + 1], {k: v[b : b + 1] for k, v in state.items()}, **options)
             for b in range(len(tokens))]
-    stacked = {k: np.concatenate([r.state[k] for r in rows if r.state]) for k in state}
-    return Output(np.concatenate([r.logits for r in rows]), np.concatenate([r.hidden for r in rows]), stacked)
+    join = options["ops"].concatenate_rows
+    stacked = {k: join([r.state[k] for r in rows if r.state]) for k in state}
+    return Output(join([r.logits for r in rows]), join([r.hidden for r in rows]), stacked)
 
 
 def _tokenizer(c: Context, tokens: Any, embedding: Any) -> Any:
@@ -134,24 +133,18 @@ def _predictors(c: Context, tokens: Any, h0: Any, output: Output) -> dict[int, R
     if config.depth_layers:
         importance = ops.take(c["byte_importance"], tokens)
         logit = ops.row_dot(h0, c["depth.weight"]) + c["depth.bias"] + importance
-        output.depth = ops.sigmoid(logit) * np.float32(config.n_layers)
+        output.depth = ops.sigmoid(logit) * float(config.n_layers)
         for i in config.depth_layers:
-            passed[i]["depth"] = ops.detach(output.depth) > i
+            passed[i]["depth"] = ops.exceeds(output.depth, float(i))
     if config.surprise_layers:
         output.surprise_logits = c.linear("surprise.head", ops.detach(h0)) + c["surprise.head.bias"]
-        surprising = _surprise(c, tokens, ops.detach(output.surprise_logits)) > np.float32(config.surprise_threshold)
+        log_q = ops.log_softmax(ops.detach(output.surprise_logits))
+        surprise = ops.surprise(log_q, tokens, past=c.get_past("surprise.log_q"))
+        c.present["surprise.log_q"] = log_q[:, -1]
+        surprising = ops.exceeds(surprise, config.surprise_threshold)
         for i in config.surprise_layers:
             passed[i]["surprise"] = surprising
     return {i: Routing(masks, reduce(and_, masks.values(), tokens != PAD)) for i, masks in passed.items()}
-
-
-def _surprise(c: Context, tokens: Any, logits: Any) -> Any:
-    """-log q_{t-1}[x_t], the surprise of the byte just read.   tokens (B, L), logits (B, L, 256) -> (B, L)"""
-    log_q = c.ops.log_softmax(logits)
-    first = initial_state(c.config, len(tokens))["surprise.log_q"] if c.past is None else c.past["surprise.log_q"]
-    c.present["surprise.log_q"] = log_q[:, -1]
-    previous = np.concatenate([first[:, None].astype(log_q.dtype), log_q[:, :-1]], 1)
-    return -np.take_along_axis(previous, tokens[..., None].astype(np.intp), -1)[..., 0]
 
 
 def _layer(c: Context, i: int, h: Any, tokens: Any, embedding: Any, output: Output) -> Any:
@@ -163,14 +156,13 @@ def _layer(c: Context, i: int, h: Any, tokens: Any, embedding: Any, output: Outp
     routing.kept = routing.survivors
     if i in config.mod_layers:
         routing.scores = ops.row_dot(h, c[f"layers.{i}.router.weight"]) + c[f"layers.{i}.router.bias"]
-        scores = ops.detach(routing.scores)
         if c.mod_top_k:
-            routing.kept = ops.top_k_mask(scores, routing.survivors, config.mod_capacity)
+            routing.kept = ops.top_k_mask(ops.detach(routing.scores), routing.survivors, config.mod_capacity)
         else:
-            routing.kept = routing.survivors & (scores > 0)
-    if not routing.kept.any():
+            routing.kept = routing.survivors & ops.exceeds(routing.scores, 0.0)
+    kept, index, length = ops.compact(h, routing.kept, drop_tail=c.past is not None)
+    if not kept.shape[1]:
         return h
-    kept, index, length = ops.compact(h, routing.kept)
     u = _block(c, i, kept, ops.select(tokens, index), embedding)
     if i in config.mod_layers:
         u = ops.weighted_residual(kept, u, ops.sigmoid(ops.select(routing.scores, index)))
@@ -225,7 +217,8 @@ def _attention(c: Context, name: str, x: Any, tokens: Any) -> Any:
         n_heads=config.n_heads, stride=config.attention_stride, slots=config.attention_slots)
     for k in ("keys", "values", "bias"):
         c.present[f"{name}.{k}"] = ring[k]
-    c.present[f"{name}.count"] = np.array([count + length], np.int32)
+    if c.past is not None:
+        c.present[f"{name}.count"] = c.past[f"{name}.count"] + length
     return c.linear(f"{name}.o_proj", out)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from ghost_ref.autodiff import Var, detach, gradients, record, run_backward, value_and_grad
-from ghost_ref.batches import DROPOUT, ENTRIES, Batch, make_batch, random_stream
+from ghost_ref.batches import DROPOUT, Batch, make_batch, memory_entries, random_stream
 from ghost_ref.checkpoint import Checkpoint
-from ghost_ref.config import PAD, ModelConfig, TrainingConfig
+from ghost_ref.config import ModelConfig, TrainingConfig
 from ghost_ref.data import Dataset
 from ghost_ref.initialise import initialise
 from ghost_ref.model import Output
@@ -25,7 +25,6 @@ from ghost_ref.schedule import learning_rate
 from ghost_ref.training_ops import have_kernels, training_ops
 
 Params = dict[str, np.ndarray]
-VALUE_BYTES = 8  # of a memory entry, seen by the memory layers
 
 
 def new_checkpoint(config: ModelConfig, training: TrainingConfig, data: Dataset) -> Checkpoint:
@@ -152,18 +151,12 @@ class Trainer:
 
     def _remember(self, batch: Batch, hidden: np.ndarray, index: int) -> None:
         """Keep detached entries for the next step: unit hidden states and the bytes that followed them."""
-        count = self.run.training.memory_entries
-        if not self.run.config.memory_layers or not count:
+        training = self.run.training
+        if not self.run.config.memory_layers or not training.memory_entries:
             return
-        rng = random_stream(self.run.training.seed, ENTRIES, index)
-        rows, columns = np.nonzero(batch.valid)
-        chosen = np.sort(rng.choice(len(rows), min(count, len(rows)), replace=False))
-        rows, columns = rows[chosen], columns[chosen]
-        following = np.pad(batch.targets, ((0, 0), (0, VALUE_BYTES)), constant_values=PAD)
-        values = following[rows[:, None], columns[:, None] + np.arange(VALUE_BYTES)]
-        keys, _ = unit_forward(hidden[rows, columns])
-        counts = np.maximum((np.cumsum(values == PAD, 1) == 0).sum(1), 1).astype(np.int32)
-        self.run.memory = {"keys": keys, "values": values, "counts": counts}
+        entries = memory_entries(batch, training, index)
+        keys, _ = unit_forward(hidden[entries.rows, entries.columns])
+        self.run.memory = {"keys": keys, "values": entries.values, "counts": entries.counts}
 
 
 def routing_metrics(outputs: list[Output]) -> dict[str, Any]:

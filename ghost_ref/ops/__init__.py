@@ -17,7 +17,17 @@ from ghost_ref.ops.embedding import mean_value_embedding, take, window
 from ghost_ref.ops.linear import float_linear, null_and_slots, pairwise_dot, quantised_linear, row_dot, slot_sum
 from ghost_ref.ops.loss import binary_cross_entropy, cross_entropy, masked_mean
 from ghost_ref.ops.norm import rms_norm, unit
-from ghost_ref.ops.routing import compact, depth_gate, restore, select, top_k_mask, weighted_residual
+from ghost_ref.ops.routing import (
+    compact,
+    concatenate_rows,
+    depth_gate,
+    exceeds,
+    restore,
+    select,
+    surprise,
+    top_k_mask,
+    weighted_residual,
+)
 from ghost_ref.ops.scan import parallel_scan, selective_scan
 from ghost_ref.ops.ternary import codebook_ternarise, dequantise_rows, int8_rows, round_float16, ternarise
 
@@ -27,11 +37,13 @@ __all__ = [
     "codebook_linear",
     "codebook_ternarise",
     "compact",
+    "concatenate_rows",
     "cross_entropy",
     "depth_gate",
     "dequantise_rows",
     "detach",
     "dropout",
+    "exceeds",
     "float_linear",
     "int8_rows",
     "log_softmax",
@@ -55,6 +67,7 @@ __all__ = [
     "softplus",
     "strided_attention",
     "strided_positions",
+    "surprise",
     "take",
     "ternarise",
     "top_k_mask",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from ghost_ref.autodiff import op
-from ghost_ref.ops.linear import quantise_activations
+from ghost_ref.ops.linear import quantise_forced
 
 
-def codebook_linear_forward(x, trits, index, codebook, *, group):
+def codebook_linear_forward(x, trits, index, codebook, *, group, forced=None):
     """y_o = (Σ_g float(S_og)·codebook[index_og], groups in order from +0) · s_x, S_og = Σ_{k in g} T_ok q_k.
 
     x (..., k), trits (n, k), index (n, ceil(k/group)) uint8, codebook (256,) -> (..., n).
+    forced: codes (..., k) to use for q (teacher forcing, conformance).
     Straight-through: the gradient that `trits` carries is that of the effective weight trit · entry."""
-    q, s_x = quantise_activations(x)
+    q, s_x = quantise_forced(x, forced)
     magnitude = codebook[index]
     y = np.zeros((*x.shape[:-1], len(trits)), x.dtype)
     for g, start in enumerate(range(0, x.shape[-1], group)):

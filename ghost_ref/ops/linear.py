@@ -44,12 +44,19 @@ def integer_matmul(q, weight, largest_weight):
     return total.astype(np.float32)
 
 
-def quantised_linear_forward(x, weight, scale, *, largest_weight=1):
+def quantise_forced(x, forced):
+    """quantise_activations with the codes given: (forced, s), or its own codes where forced is None."""
+    q, scale = quantise_activations(x)
+    return (q if forced is None else forced), scale
+
+
+def quantised_linear_forward(x, weight, scale, *, largest_weight=1, forced=None):
     """y = (float(Σ_k W_ok q_k) · scale_o) · s_x with (q, s_x) = quantise_activations(x).
 
     x (..., k), weight (n, k) integer-valued (trits, or int8 with largest_weight=127), scale (n,) -> (..., n).
+    forced: codes (..., k) to use for q (teacher forcing, conformance).
     Straight-through: the gradient that `weight` carries is that of the effective weight weight · scale."""
-    q, s_x = quantise_activations(x)
+    q, s_x = quantise_forced(x, forced)
     y = (integer_matmul(q, weight, largest_weight) * scale) * s_x
     return y, (q, s_x, weight, scale, y)
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ghost_ref.autodiff import Var, op
+from ghost_ref.autodiff import Var, detach, op
 from ghost_ref.constants import GATE_SLOPE
 from ghost_ref.numerics import sigmoid
 
@@ -97,8 +97,32 @@ def restore(h, update, index, length):
     return update if index is None else scatter(h, update, index, length)
 
 
-def compact(h, keep):
-    """(kept rows, index, length); when every token is kept, h itself and index None. h may be an array or a Var."""
+def exceeds(x, threshold):
+    """The mask x > threshold, threshold rounded to x's precision; no gradient.   any shape -> bool"""
+    x = detach(x)
+    return x > x.dtype.type(threshold)
+
+
+def surprise(log_q, tokens, past=None):
+    """-log q_{t-1}[x_t], the surprise of the byte just read; no gradient.
+
+    log_q (B, L, 256), tokens (B, L) bytes, past (B, 256) log q before the chunk, None: uniform -> (B, L)"""
+    if past is None:
+        past = np.full((len(tokens), log_q.shape[-1]), -math.log(log_q.shape[-1]))
+    previous = np.concatenate([past[:, None].astype(log_q.dtype), log_q[:, :-1]], 1)
+    return -np.take_along_axis(previous, tokens[..., None].astype(np.intp), -1)[..., 0]
+
+
+def concatenate_rows(arrays):
+    """Arrays of several streams as one batch."""
+    return np.concatenate(arrays)
+
+
+def compact(h, keep, *, drop_tail=False):
+    """(kept rows, index, length); when every token is kept, h itself and index None. h may be an array or a Var.
+
+    drop_tail: the caller carries a state, so no row may follow the kept ones; this vocabulary always drops them
+    (of one stream), those of static shapes only when told."""
     if keep.all():
         return h, None, None
     index, length = compaction_index(keep)

@@ -24,8 +24,12 @@ def round_float16_backward(dy, saved):
     return (dy,)
 
 
-def int8_rows_forward(weight):
-    """s = float16(max|w| / 127) per row, q = clip(rint(w / s), -127, 127).   (n, k) -> q (n, k), s (n,)"""
+def int8_rows_forward(weight, *, forced=None):
+    """s = float16(max|w| / 127) per row, q = clip(rint(w / s), -127, 127).   (n, k) -> q (n, k), s (n,)
+
+    forced: (q, s) to use instead (teacher forcing, conformance)."""
+    if forced is not None:
+        return forced, None
     largest = weight.dtype.type(127)
     scale = (np.abs(weight).max(1) / largest).astype(np.float16).astype(weight.dtype)
     safe = np.where(scale == 0, weight.dtype.type(1), scale)
@@ -71,14 +75,16 @@ def _threshold_gradient(dweight, magnitude, weight, mean, delta):
     return -(kernel.sum(1) / h[:, 0]) * mean
 
 
-def ternarise_forward(weight, threshold, scale):
+def ternarise_forward(weight, threshold, scale, *, forced=None):
     """Trits and float16 scale of a TernaryLinear: q = sign(w)·[|w| > t·mean|w|], s = float16(scale).
 
     weight (n, k), threshold (n,), scale (n,) -> trits (n, k) in {-1, 0, 1}, scale (n,).
+    forced: trits to use instead (teacher forcing, conformance).
     Learned thresholds and scales after TWN and TTQ (arXiv:1605.04711, arXiv:1612.01064)."""
     mean, delta = _threshold(weight, threshold)
     s, _ = round_float16_forward(scale, smallest=SCALE_SMALLEST)
-    return (_trits(weight, delta), s), (weight, s, mean, delta)
+    trits = _trits(weight, delta) if forced is None else forced
+    return (trits, s), (weight, s, mean, delta)
 
 
 def ternarise_backward(douts, saved):
@@ -94,13 +100,16 @@ def group_sums(x, group):
     return np.add.reduceat(x, np.arange(0, x.shape[1], group), axis=1)
 
 
-def codebook_ternarise_forward(weight, threshold, codebook, *, group):
+def codebook_ternarise_forward(weight, threshold, codebook, *, group, forced=None):
     """Trits and codebook indices of a codebook linear.
 
     Trits as in ternarise; per (row, group) a = mean of the kept |w| and index = nearest codebook entry to a, ties
     to the lowest index, 0 where nothing is kept.
-    weight (n, k), threshold (n,), codebook (256,) -> trits (n, k), index (n, ceil(k/group)) uint8."""
+    weight (n, k), threshold (n,), codebook (256,) -> trits (n, k), index (n, ceil(k/group)) uint8.
+    forced: (trits, index) to use instead (teacher forcing, conformance)."""
     mean, delta = _threshold(weight, threshold)
+    if forced is not None:
+        return forced, (weight, codebook[forced[1]], mean, delta, group)
     trits = _trits(weight, delta)
     kept = group_sums(np.abs(trits), group)
     magnitude = group_sums(weight * trits, group) / np.maximum(kept, 1)
