@@ -1,0 +1,217 @@
+"""The selective scan of Mamba-1 (arXiv:2312.00752) in MLX: chunked, with a reverse scan as its gradient.
+
+B batch, L length, E channels, N state per channel. L is cut into chunks of T steps, C chunks make a segment. The
+loop over the T steps takes all chunks of a segment at once, and a short loop over the C chunks carries the state;
+segments follow each other, so that memory holds the (B, ·, N, E) arrays of one segment only. Inside, arrays are
+(T, C, B, N, E): one step of time is one contiguous block, and E is innermost.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+Array = mx.array
+
+CHUNK_STEPS = 16
+SEGMENT_ELEMENTS = 1 << 18  # of one (steps, B, N, E) array: a segment has as many chunks as fit, at least one
+
+
+class Plan(NamedTuple):
+    """How a length is cut; all static."""
+
+    steps: int  # T
+    chunks: int  # C, of a full segment
+    padded: int  # the length made a multiple of T
+
+    def segments(self) -> list[slice]:
+        size = self.steps * self.chunks
+        return [slice(start, min(start + size, self.padded)) for start in range(0, self.padded, size)]
+
+
+def make_plan(length: int, step_elements: int) -> Plan:
+    steps = min(CHUNK_STEPS, length)
+    total = -(-length // steps)
+    chunks = max(1, min(total, SEGMENT_ELEMENTS // max(1, steps * step_elements)))
+    return Plan(steps, chunks, total * steps)
+
+
+def parallel_scan(
+    x: Array,
+    dt: Array,
+    A: Array,
+    Bm: Array,
+    Cm: Array,
+    D: Array,
+    past: Array | None = None,
+    length: Array | None = None,
+) -> tuple[Array, Array]:
+    """u = dt·x;  h_n = exp(dt·A_n)·h_n + u·Bm_n in time order;  y = Σ_n Cm_n·h_n + D·x, by the chunked scan.
+
+    x, dt (B, L, E), A (E, N) negative, Bm, Cm (B, L, N), D (E,), past (B, E, N) the state before (zeros by
+    default); length (B,) integers: row b keeps its first length[b] tokens, the others leave its state alone
+    and their y is zero. -> y (B, L, E), present (B, E, N). L >= 1; all of one floating dtype.
+    Differentiable in x, dt, A, Bm, Cm and D; past and present are constants.
+    TypeError for mixed dtypes, ValueError for shapes that disagree.
+
+    With a_t = exp(dt_t·A) and b_t = u_t·B_t the state is h_t = Σ_s w_s, w_s = (Π_{r=s+1..t} a_r)·b_s. However it
+    is bracketed, each a_r enters w_s once, with the error of exp (k ULP), of its argument and of one product; w_s
+    goes through at most one addition per step and two more. To first order, with u = 2^-24,
+        |ĥ_t - h_t| <= u·Σ_s |w_s|·(Σ_{r=s+1..t} (2k + 2 + |dt_r·A|) + 5).
+    Nothing is divided, so a product that underflows to zero is harmless.
+    """
+    past = _check(x, dt, A, Bm, Cm, D, past)
+    keep = None if length is None else (mx.arange(x.shape[1]) < length[:, None])[..., None]
+    if keep is not None:  # a = exp(0·A) = 1 and b = (0·-0)·0 = -0 change no bit of a state
+        dt, Bm = mx.where(keep, dt, 0), mx.where(keep, Bm, 0)
+        inner = mx.where(keep, x, -0.0)
+    else:
+        inner = x
+    y, present, _ = _chunked_scan(inner, dt, A, Bm, Cm, D, past)
+    return y if keep is None else mx.where(keep, y, 0), mx.stop_gradient(present)
+
+
+def _check(x: Array, dt: Array, A: Array, Bm: Array, Cm: Array, D: Array, past: Array | None) -> Array:
+    (batch, steps, channels), n = x.shape, A.shape[1]
+    past = mx.zeros((batch, channels, n), x.dtype) if past is None else mx.stop_gradient(past)
+    if len({a.dtype for a in (x, dt, A, Bm, Cm, D, past)}) != 1:
+        raise TypeError("selective_scan: x, dt, A, Bm, Cm, D and past must have the same dtype")
+    given = (dt.shape, A.shape, Bm.shape, Cm.shape, D.shape, past.shape)
+    per_token = (batch, steps, n)
+    if steps < 1 or given != (x.shape, (channels, n), per_token, per_token, (channels,), (batch, channels, n)):
+        raise ValueError(f"selective_scan: shapes of dt, A, Bm, Cm, D, past {given} do not fit x {x.shape}")
+    return past
+
+
+@mx.custom_function
+def _chunked_scan(
+    x: Array, dt: Array, A: Array, Bm: Array, Cm: Array, D: Array, past: Array
+) -> tuple[Array, Array, list[Array]]:
+    """-> y, present, and the states at the chunk starts per segment, (C, B, N, E) each."""
+    plan = make_plan(x.shape[1], past.size)
+    xs, dts, Bs, Cs = (_padded(v, plan, fill) for v, fill in ((x, -0.0), (dt, 0.0), (Bm, 0.0), (Cm, 0.0)))
+    h, outputs, all_starts = past.transpose(0, 2, 1), [], []
+    for now in plan.segments():
+        # Finish a segment before the next begins: else MLX may keep arrays of many segments alive.
+        dt_now = mx.depends([dts[:, now]], [h, *outputs[-1:]])[0]
+        a, b = _decay_and_input(xs[:, now], dt_now, A, Bs[:, now], plan)
+        starts, h = _carry(a, b, h)
+        states = mx.concatenate(_recurrence(a, b, starts))
+        all_starts.append(starts)
+        outputs.append(_batch_major((_time_major(Cs[:, now], plan)[..., None, :] @ states)[..., 0, :]))
+    y = mx.concatenate(outputs, 1)[:, : x.shape[1]] + D * x
+    return y, h.transpose(0, 2, 1), all_starts
+
+
+@_chunked_scan.vjp
+def _chunked_scan_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[Array, ...]:
+    """Gradients of x, dt, A, Bm, Cm and D by a reverse scan; past is a constant.
+
+    g_t = dy_t·C_t + a_{t+1}·g_{t+1} is the gradient of h_t, and q_t = g_t·h_{t-1}·a_t that of dt_t·A. States are
+    recomputed segment by segment from the chunk starts.
+    """
+    x, dt, A, Bm, Cm, D, past = primals
+    dy, all_starts = cotangents[0], outputs[2]
+    plan = make_plan(x.shape[1], past.size)
+    xs, dts, dys, Bs, Cs = (
+        _padded(v, plan, fill) for v, fill in ((x, -0.0), (dt, 0.0), (dy, 0.0), (Bm, 0.0), (Cm, 0.0))
+    )
+    carry, dA, gradients = mx.zeros_like(all_starts[0][0]), mx.zeros_like(A.T), []
+    for now, starts in zip(reversed(plan.segments()), reversed(all_starts), strict=True):
+        dt_now, dy_now = mx.depends([dts[:, now], dys[:, now]], [carry, dA, *(gradients[-1] if gradients else [])])
+        segment = (xs[:, now], dt_now, A, Bs[:, now], Cs[:, now], dy_now)
+        carry, dA_now, *rest = _segment_gradients(*segment, starts, carry, plan)
+        dA = dA + dA_now
+        gradients.append([_batch_major(v) for v in rest])
+    du, ddt, dB, dC = (mx.concatenate(v[::-1], 1)[:, : x.shape[1]] for v in zip(*gradients, strict=True))
+    dD = (dy * x).sum(1).sum(0)
+    return du * dt + dy * D, ddt + du * x, dA.T, dB, dC, dD, mx.zeros_like(past)
+
+
+def _segment_gradients(
+    x: Array, dt: Array, A: Array, Bm: Array, Cm: Array, dy: Array, starts: Array, carry: Array, plan: Plan
+) -> tuple[Array, ...]:
+    """-> the carry into the segment before, (B, N, E), dA (N, E), then du, ddt, dB, dC, time-major."""
+    a, b = _decay_and_input(x, dt, A, Bm, plan)
+    states = _recurrence(a, b, starts)
+    dy_t, C_t, B_t, dt_t = (_time_major(v, plan) for v in (dy, Cm, Bm, dt))
+    w = dy_t[..., None, :] * C_t[..., None]
+    g, carry = _reverse(a, mx.split(w, len(a)), carry)
+    before = mx.concatenate([starts[None], *states[:-1]])
+    q = (g * before) * mx.concatenate(a)
+    dC = (mx.concatenate(states) @ dy_t[..., None])[..., 0]
+    dB = (g @ (dt_t * _time_major(x, plan))[..., None])[..., 0]
+    du = (B_t[..., None, :] @ g)[..., 0, :]
+    ddt = (q * A.T).sum(-2)
+    dA = (q * dt_t[..., None, :]).sum((0, 1, 2))
+    return carry, dA, du, ddt, dB, dC
+
+
+def _padded(v: Array, plan: Plan, fill: float) -> Array:
+    """v (B, L, K) with steps that leave the state alone at the end: x = -0, dt = B = 0."""
+    missing = plan.padded - v.shape[1]
+    return mx.pad(v, ((0, 0), (0, missing), (0, 0)), constant_values=mx.array(fill, v.dtype)) if missing else v
+
+
+def _time_major(v: Array, plan: Plan) -> Array:
+    """(B, C·T, K) -> (T, C, B, K)"""
+    return v.reshape(v.shape[0], -1, plan.steps, v.shape[2]).transpose(2, 1, 0, 3)
+
+
+def _batch_major(v: Array) -> Array:
+    """(T, C, B, K) -> (B, C·T, K)"""
+    return v.transpose(2, 1, 0, 3).reshape(v.shape[2], -1, v.shape[3])
+
+
+def _decay_and_input(x: Array, dt: Array, A: Array, Bm: Array, plan: Plan) -> tuple[list[Array], list[Array]]:
+    """a = exp(dt·A) and b = (dt·x)·B of a segment: T arrays (1, C, B, N, E) each."""
+    dt_t = _time_major(dt, plan)
+    a = mx.exp(dt_t[..., None, :] * A.T)
+    b = (dt_t * _time_major(x, plan))[..., None, :] * _time_major(Bm, plan)[..., None]
+    return mx.split(a, plan.steps), mx.split(b, plan.steps)
+
+
+def _recurrence(a: list[Array], b: list[Array], h: Array) -> list[Array]:
+    states = []
+    for decay, given in zip(a, b, strict=True):
+        h = decay * h + given
+        states.append(h)
+    return states
+
+
+def _carry(a: list[Array], b: list[Array], h: Array) -> tuple[Array, Array]:
+    """The states (C, B, N, E) at the chunk starts and (B, N, E) after the last chunk, from h (B, N, E) before."""
+    if a[0].shape[1] == 1:
+        return h[None], _recurrence(a, b, h)[-1][0, 0]
+    product, end = a[0], b[0]
+    for decay, given in zip(a[1:], b[1:], strict=True):
+        end = decay * end + given
+        product = product * decay
+    return _fold(product, end, h)
+
+
+def _reverse(a: list[Array], w: list[Array], carry: Array) -> tuple[Array, Array]:
+    """g_t = w_t + p_{t+1} with p_t = a_t·g_t, backwards from p = carry.  -> g (T, C, B, N, E), p before the first"""
+    product, p = a[-1], a[-1] * w[-1]
+    for decay, given in zip(a[-2::-1], w[-2::-1], strict=True):
+        p = decay * (given + p)
+        product = product * decay
+    entering, carry = _fold(product[:, ::-1], p[:, ::-1], carry)
+    p, gradients = entering[::-1][None], []
+    for decay, given in zip(reversed(a), reversed(w), strict=True):
+        gradients.append(given + p)
+        p = decay * gradients[-1]
+    return mx.concatenate(gradients[::-1]), carry
+
+
+def _fold(product: Array, end: Array, h: Array) -> tuple[Array, Array]:
+    """h <- product_c·h + end_c chunk by chunk; what enters each chunk (C, B, N, E), and the last h (B, N, E)."""
+    entering = []
+    for c in range(product.shape[1]):
+        entering.append(h)
+        h = product[0, c] * h + end[0, c]
+    return mx.stack(entering), h
+
+
+selective_scan = parallel_scan
