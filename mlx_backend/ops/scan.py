@@ -8,6 +8,7 @@ segments follow each other, so that memory holds the (B, ·, N, E) arrays of one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -124,7 +125,7 @@ def _chunked_scan_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[Arra
         carry, dA_now, *rest = _segment_gradients(*segment, starts, carry, plan)
         dA = dA + dA_now
         gradients.append([_batch_major(v) for v in rest])
-    du, ddt, dB, dC = (mx.concatenate(v[::-1], 1)[:, : x.shape[1]] for v in zip(*gradients, strict=True))
+    du, ddt, dB, dC = (mx.concatenate(list(v[::-1]), 1)[:, : x.shape[1]] for v in zip(*gradients, strict=True))
     dD = (dy * x).sum(1).sum(0)
     return du * dt + dy * D, ddt + du * x, dA.T, dB, dC, dD, mx.zeros_like(past)
 
@@ -137,9 +138,9 @@ def _segment_gradients(
     states = _recurrence(a, b, starts)
     dy_t, C_t, B_t, dt_t = (_time_major(v, plan) for v in (dy, Cm, Bm, dt))
     w = dy_t[..., None, :] * C_t[..., None]
-    g, carry = _reverse(a, mx.split(w, len(a)), carry)
+    g, carry = _reverse(a, _steps(w), carry)
     before = mx.concatenate([starts[None], *states[:-1]])
-    q = (g * before) * mx.concatenate(a)
+    q = (g * before) * mx.concatenate(list(a))
     dC = (mx.concatenate(states) @ dy_t[..., None])[..., 0]
     dB = (g @ (dt_t * _time_major(x, plan))[..., None])[..., 0]
     du = (B_t[..., None, :] @ g)[..., 0, :]
@@ -151,7 +152,7 @@ def _segment_gradients(
 def _padded(v: Array, plan: Plan, fill: float) -> Array:
     """v (B, L, K) with steps that leave the state alone at the end: x = -0, dt = B = 0."""
     missing = plan.padded - v.shape[1]
-    return mx.pad(v, ((0, 0), (0, missing), (0, 0)), constant_values=mx.array(fill, v.dtype)) if missing else v
+    return mx.pad(v, [(0, 0), (0, missing), (0, 0)], constant_values=mx.array(fill, v.dtype)) if missing else v
 
 
 def _time_major(v: Array, plan: Plan) -> Array:
@@ -169,10 +170,14 @@ def _decay_and_input(x: Array, dt: Array, A: Array, Bm: Array, plan: Plan) -> tu
     dt_t = _time_major(dt, plan)
     a = mx.exp(dt_t[..., None, :] * A.T)
     b = (dt_t * _time_major(x, plan))[..., None, :] * _time_major(Bm, plan)[..., None]
-    return mx.split(a, plan.steps), mx.split(b, plan.steps)
+    return _steps(a), _steps(b)
 
 
-def _recurrence(a: list[Array], b: list[Array], h: Array) -> list[Array]:
+def _steps(v: Array) -> list[Array]:
+    return list(mx.split(v, v.shape[0]))
+
+
+def _recurrence(a: Sequence[Array], b: Sequence[Array], h: Array) -> list[Array]:
     states = []
     for decay, given in zip(a, b, strict=True):
         h = decay * h + given
@@ -180,7 +185,7 @@ def _recurrence(a: list[Array], b: list[Array], h: Array) -> list[Array]:
     return states
 
 
-def _carry(a: list[Array], b: list[Array], h: Array) -> tuple[Array, Array]:
+def _carry(a: Sequence[Array], b: Sequence[Array], h: Array) -> tuple[Array, Array]:
     """The states (C, B, N, E) at the chunk starts and (B, N, E) after the last chunk, from h (B, N, E) before."""
     if a[0].shape[1] == 1:
         return h[None], _recurrence(a, b, h)[-1][0, 0]
@@ -191,7 +196,7 @@ def _carry(a: list[Array], b: list[Array], h: Array) -> tuple[Array, Array]:
     return _fold(product, end, h)
 
 
-def _reverse(a: list[Array], w: list[Array], carry: Array) -> tuple[Array, Array]:
+def _reverse(a: Sequence[Array], w: Sequence[Array], carry: Array) -> tuple[Array, Array]:
     """g_t = w_t + p_{t+1} with p_t = a_t·g_t, backwards from p = carry.  -> g (T, C, B, N, E), p before the first"""
     product, p = a[-1], a[-1] * w[-1]
     for decay, given in zip(a[-2::-1], w[-2::-1], strict=True):
