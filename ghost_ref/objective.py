@@ -11,12 +11,12 @@ from ghost_ref.model import Output, forward
 
 
 def objective(weights: dict[str, Any], config: ModelConfig, training: TrainingConfig, batch: Batch, *, ops: Any,
-              counts: tuple[int, int], memory: dict[str, Any] | None = None,
+              counts: tuple[Any, Any], memory: dict[str, Any] | None = None,
               dropout: Any = None) -> tuple[Any, tuple[Any, Output]]:
     """(loss, (cross-entropy in nats per byte, Output)) of the rows of `batch`.
 
-    weights: of `quantise`. counts: loss positions and valid positions of the whole batch, of which these rows may be a
-    part: losses of parts add up. With means taken over the whole batch,
+    weights: of `quantise`. counts: loss positions and valid positions of the whole batch, as numbers or 0-d arrays;
+    these rows may be a part of it: losses of parts add up. With means taken over the whole batch,
     loss = CE(logits) + CE(surprise head, on all bytes) + mod_weight·mean BCE(router, its own top-k) over layers
     + depth_weight·mean sigmoid(5(D - i)) over tokens and layers."""
     loss_count, valid_count = counts

@@ -16,11 +16,11 @@ from ghost_ref.checkpoint import Checkpoint
 from ghost_ref.config import ModelConfig, TrainingConfig
 from ghost_ref.data import Dataset
 from ghost_ref.initialise import initialise
-from ghost_ref.model import Output
 from ghost_ref.objective import objective
 from ghost_ref.ops.norm import unit_forward
 from ghost_ref.optimizer import EPSILON, adamw_update, global_norm, parameter_groups, project
 from ghost_ref.quantise import quantise
+from ghost_ref.routing_metrics import Counts, routing_counts, routing_metrics
 from ghost_ref.schedule import learning_rate
 from ghost_ref.training_ops import have_kernels, training_ops
 
@@ -40,7 +40,8 @@ class Shard:
 
     loss: float
     cross_entropy: float
-    output: Output
+    hidden: np.ndarray
+    routing: Counts
     grads: Params
 
 
@@ -62,6 +63,9 @@ class Trainer:
             self.update = _train.adamw_update
         self.libraries = ThreadpoolController()
         self.pool = ThreadPoolExecutor(checkpoint.training.shards, initializer=self._one_openmp_thread)
+
+    def sync(self) -> None:
+        """Nothing: the Checkpoint's own arrays are stepped."""
 
     def close(self) -> None:
         """Let the threads go."""
@@ -89,8 +93,8 @@ class Trainer:
             run.progress.rejected += 1
             return {**metrics, "rejected": next((k for k, g in grads.items() if not np.isfinite(g).all()), "loss")}
         metrics["lr"] = self._apply(grads, norm, index)
-        self._remember(batch, np.concatenate([detach(s.output.hidden) for s in shards]), index)
-        return {**metrics, **routing_metrics([s.output for s in shards])}
+        self._remember(batch, np.concatenate([s.hidden for s in shards]), index)
+        return {**metrics, **routing_metrics(add_counts([s.routing for s in shards]), int(batch.valid.sum()))}
 
     def _gradients(self, batch: Batch, index: int) -> tuple[list[Shard], Params]:
         """Quantise once, differentiate the shards with respect to the stored weights, then go back through quantise."""
@@ -110,7 +114,8 @@ class Trainer:
 
             with np.errstate(all="ignore"):  # per thread
                 value, (cross_entropy, output), grads = value_and_grad(loss, leaves)
-            return Shard(float(value), float(cross_entropy), output, grads)
+            routing = routing_counts(output, part.valid, ops=self.ops)
+            return Shard(float(value), float(cross_entropy), detach(output.hidden), routing, grads)
 
         parts = batch.split(run.training.shards)
         shards = list(self.pool.map(differentiate, parts, range(len(parts))))
@@ -159,23 +164,9 @@ class Trainer:
         self.run.memory = {"keys": keys, "values": entries.values, "counts": entries.counts}
 
 
-def routing_metrics(outputs: list[Output]) -> dict[str, Any]:
-    """Per routed layer: the share of all tokens that each predictor passes ("depth", "surprise"), that Mixture of
-    Depths keeps of the survivors ("mod"), and that the layer processes ("all"); and the share of survivors on which
-    top-k and the threshold rule agree."""
-    processed, agreement = {}, {}
-    for i, routing in outputs[0].routing.items():
-        parts = [output.routing[i] for output in outputs]
-        kept = np.concatenate([part.kept for part in parts])
-        survivors = np.concatenate([part.survivors for part in parts])
-        shares = {name: float(np.mean([part.passed[name].mean() for part in parts])) for name in routing.passed}
-        if routing.scores is not None and survivors.any():
-            shares["mod"] = float(kept[survivors].mean())
-            agree = np.concatenate([detach(part.scores) > 0 for part in parts]) == kept
-            agreement[str(i)] = round(float(agree[survivors].mean()), 4)
-        shares["all"] = float(kept.mean())
-        processed[str(i)] = {name: round(share, 4) for name, share in shares.items()}
-    return {"processed": processed, "agreement": agreement}
+def add_counts(parts: list[Counts]) -> Counts:
+    """The counts of a batch from those of its shards."""
+    return {i: {name: sum(part[i][name] for part in parts) for name in layer} for i, layer in parts[0].items()}
 
 
 def zero_fractions(params: Params, config: ModelConfig, ops: Any) -> dict[str, float]:

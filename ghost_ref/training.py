@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ghost_ref import ops as reference_ops
 from ghost_ref import presets
@@ -30,7 +30,7 @@ from ghost_ref.trainer import Trainer, new_checkpoint, zero_fractions
 
 BEST_NAME, LATEST_NAME, METRICS_NAME, CURVE_NAME = "best.ghost", "latest.ghost", "metrics.jsonl", "loss.png"
 LOG_SECONDS = 0.2  # at most this often a step event reaches on_event
-PACE_STEPS = 12  # steps measured before --minutes is turned into a number of steps
+WARM_STEPS, PACE_STEPS = 3, 12  # steps made, then measured, before --minutes is turned into a number of steps
 EVALUATED_BYTES = 32768  # of validation text per evaluation during training
 EVALUATED_PAIRS = 64
 REJECTIONS_ALLOWED = 20
@@ -38,6 +38,19 @@ DEFAULT_STEPS = {"text": 2000, "pairs": 600}
 PAIRS_DEFAULTS = {"batch_size": 20, "seq_len": 256, "eval_interval": 25, "checkpoint_interval": 100}
 
 Event = Callable[[dict[str, Any]], None]
+
+
+class Stepper(Protocol):
+    """What a backend's trainer offers; it is made from a Checkpoint and the data it trains on."""
+
+    def step(self) -> dict[str, Any]:
+        """One optimizer step; its metrics."""
+
+    def sync(self) -> None:
+        """Bring the Checkpoint's arrays up to date, for whoever reads them."""
+
+    def close(self) -> None:
+        """Free what the trainer holds."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +67,20 @@ class TrainingResult:
 
 def train(data: str, out: str | Path, *, preset: str = "tiny", steps: int | None = None, minutes: float | None = None,
           seed: int | None = None, resume: bool = False, settings: dict[str, Any] | None = None,
-          validation: str | None = None, backend: str = "numpy", on_event: Event | None = None) -> TrainingResult:
+          validation: str | None = None, trainer: Callable[[Checkpoint, Dataset], Stepper] = Trainer,
+          on_event: Event | None = None) -> TrainingResult:
     """Train a model and leave checkpoints, metrics, the loss curve and the best packed model in `out`.
 
     data, validation: a set name (qa10, qa20, hard) or a .txt/.jsonl file. settings: fields of ModelConfig or
     TrainingConfig that differ from the preset and defaults. resume: go on from the checkpoint in `out`; settings that
-    contradict it are refused. Ctrl-C saves a checkpoint after the step under way and returns with reason "interrupted".
+    contradict it are refused. trainer: the class that makes the steps, of this package or of another backend; a run may
+    go on with another one. Ctrl-C saves a checkpoint after the step under way and returns with reason "interrupted".
     Raises GhostError on bad input, and when more than 20 steps had to be rejected because they were not finite."""
-    if backend != "numpy":
-        raise GhostError(f"There is no training backend {backend!r}; the backends are: numpy.")
     settings = dict(settings or {})
     for name, value in (("steps", steps), ("minutes", minutes), ("seed", seed)):
         if value is not None:
             settings[name] = value
-    run = Run(data, Path(out), validation, on_event or (lambda event: None))
+    run = Run(data, Path(out), validation, trainer, on_event or (lambda event: None))
     try:
         if resume:
             run.resume(preset, settings)
@@ -91,8 +104,9 @@ def split_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 class Run:
     """One training run in one directory."""
 
-    def __init__(self, data: str, out: Path, validation: str | None, on_event: Event) -> None:
-        self.out, self.on_event = out, on_event
+    def __init__(self, data: str, out: Path, validation: str | None,
+                 make_trainer: Callable[[Checkpoint, Dataset], Stepper], on_event: Event) -> None:
+        self.out, self.make_trainer, self.on_event = out, make_trainer, on_event
         self.whole = load_dataset(data)
         self.validation = load_dataset(validation) if validation else None
         self.data = self.whole
@@ -199,7 +213,7 @@ class Run:
     def loop(self) -> TrainingResult:
         """Train until the steps are done, every answer is right, nothing improves, or Ctrl-C."""
         progress = self.run.progress
-        self.trainer = Trainer(self.run, self.data)
+        self.trainer = self.make_trainer(self.run, self.data)
         self.on_event({"event": "start", "config": self.run.config.to_dict(), "steps": self.run.training.steps,
                        "step": progress.step, "parameters": parameter_count(self.run.config), "data": self.whole.name})
         started, self.first_step = time.monotonic(), progress.step
@@ -210,8 +224,9 @@ class Run:
                 reason = self._steps(started, first_bytes, interrupt)
             except KeyboardInterrupt:  # a second Ctrl-C, or a callback's: the last checkpoint stands
                 reason = "interrupted"
+            finally:
+                self.trainer.close()
         seconds = time.monotonic() - started
-        self.trainer.close()
         self._plot()
         self.on_event({"event": "end", "reason": reason, "step": progress.step, "seconds": seconds,
                        "training_seconds": seconds - self.paused, "score": progress.best})
@@ -236,12 +251,18 @@ class Run:
         return progress.ended
 
     def _fix_steps(self, started: float) -> None:
-        """With minutes but no steps: after a few measured steps, fix the number of steps for good."""
+        """With minutes but no steps: after a few measured steps, fix the number of steps for good.
+
+        The first steps compile, warm caches and are not measured, but their time counts."""
         plan, progress = self.run.training, self.run.progress
-        measured = progress.step - self.first_step
-        if not plan.steps and measured >= PACE_STEPS:
-            seconds = (time.monotonic() - started) / measured
-            self.run.training = plan.replace(steps=max(progress.step, int(plan.minutes * 60 / seconds)))
+        if plan.steps:
+            return
+        done, now = progress.step - self.first_step, time.monotonic()
+        if done == WARM_STEPS:
+            self.warm = now
+        elif done == WARM_STEPS + PACE_STEPS:
+            left = (plan.minutes * 60 - (now - started)) / ((now - self.warm) / PACE_STEPS)
+            self.run.training = plan.replace(steps=progress.step + max(0, int(left)))
 
     def _one_step(self, started: float, first_bytes: int) -> None:
         metrics = self.trainer.step()
@@ -266,6 +287,7 @@ class Run:
         if not plan.steps or (progress.step % interval and progress.step != plan.steps):
             return None
         before = time.monotonic()
+        self.trainer.sync()
         report = self._evaluate()
         score = report.get("nats_per_byte", -report.get("share", 0.0))
         improved = progress.best is None or score < progress.best
@@ -319,6 +341,7 @@ class Run:
         if self.saved_step == self.run.progress.step:
             return
         before = time.monotonic()
+        self.trainer.sync()
         save_checkpoint(self.checkpoint_path, self.run)
         self.saved_step = self.run.progress.step
         self.on_event({"event": "checkpoint", "step": self.saved_step})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ghost_ref.cli import INTERRUPTED, OK
 from ghost_ref.cli.flags import Parser, add_fields, add_json, given_fields
@@ -14,6 +14,11 @@ from ghost_ref.config import ModelConfig, TrainingConfig
 from ghost_ref.errors import GhostError
 from ghost_ref.presets import PRESETS
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ghost_ref.training import Stepper
+
 DESCRIPTION = """Train a model and leave checkpoints, metrics.jsonl, a loss curve and the best packed model in --out.
 Ctrl-C saves a checkpoint; --resume with the same flags goes on from it."""
 EXAMPLES = (
@@ -21,10 +26,12 @@ EXAMPLES = (
     "ghost train --preset tiny --data play.txt --minutes 5 --seed 1 --out runs/play",
     "ghost train --preset tiny --data play.txt --minutes 5 --seed 1 --out runs/play --resume",
     "ghost train --preset v12 --data pairs.jsonl --out runs/pairs --set lr=2e-3 --set prompt_noise=0.05",
+    "ghost train --preset v12 --data pairs.jsonl --out runs/pairs --backend mlx",
 )
 REASONS = {"done": "all steps are done", "solved": "every training item is answered exactly",
            "no improvement": "the evaluations no longer improve", "interrupted": "interrupted, a checkpoint is saved"}
 FLAGS = ("steps", "minutes", "seed")
+BACKENDS = ("numpy", "mlx")
 SETTINGS = sorted({*ModelConfig.__dataclass_fields__, *TrainingConfig.__dataclass_fields__} - set(FLAGS))
 
 
@@ -35,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
                         help="pairs, text, or a shipped set: qa10, qa20, hard")
     parser.add_argument("--validation", metavar="FILE|SET", help="measure on this data (default: the end of the text)")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new directory for the run")
-    parser.add_argument("--backend", default="numpy", help="numpy (default)")
+    parser.add_argument("--backend", default="numpy",
+                        help="numpy (default), or mlx for Apple and NVIDIA GPUs; checkpoints go from one to the other")
     add_fields(parser, TrainingConfig, FLAGS)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
@@ -46,17 +54,37 @@ def main(argv: Sequence[str]) -> int:
     if args.steps and args.minutes:
         raise GhostError("Give --steps or --minutes, not both: each sets the length of the run.")
     settings = parse_settings(args.settings)
+    trainer = load_trainer(args.backend)
     from ghost_ref.cli.training_display import display
     from ghost_ref.training import train
 
     with display() as shown:
         result = train(args.data, args.out, preset=args.preset, resume=args.resume, settings=settings,
-                       validation=args.validation, backend=args.backend, on_event=shown.on_event,
+                       validation=args.validation, trainer=trainer, on_event=shown.on_event,
                        **given_fields(args, FLAGS))
     report = {**asdict(result), "out": str(result.out), "packed": str(result.packed) if result.packed else None,
               "best": shown.best}
     print_report(report, args.json, _text)
     return INTERRUPTED if result.reason == "interrupted" else OK
+
+
+def load_trainer(backend: str) -> Callable[..., Stepper]:
+    """The trainer class of a backend, imported only now. Raises GhostError on an unknown name or without MLX."""
+    if backend not in BACKENDS:
+        raise GhostError(f"There is no training backend {backend!r}; the backends are: {', '.join(BACKENDS)}.")
+    if backend == "numpy":
+        from ghost_ref.trainer import Trainer
+
+        return Trainer
+    try:
+        import mlx.core  # noqa: F401
+    except ImportError as error:
+        raise GhostError(f"--backend mlx needs MLX, which cannot be imported here ({error}); install it with `pip "
+                         'install "ghost-lm[mlx]"` on a Mac, "ghost-lm[mlx-cuda]" on Linux with an NVIDIA GPU, or '
+                         '"ghost-lm[mlx-cpu]" on Linux without.') from None
+    from mlx_backend.trainer import Trainer as MLXTrainer
+
+    return MLXTrainer
 
 
 def parse_settings(items: Sequence[str]) -> dict[str, Any]:
