@@ -94,3 +94,40 @@ def int8_linear(x: Float32, weight: NDArray[np.int8], scale: NDArray[np.float16]
 
 def rms_norm(x: Float32, gain: Float32, level: str) -> Float32:
     """x (t, k), gain (k,) -> (t, k)"""
+
+def unit(x: Float32, level: str) -> Float32:
+    """x (t, k) -> (t, k): x / sqrt(Σ₁₆ x·x + 1e-12) of every row"""
+
+def softmax(x: Float32, level: str) -> Float32:
+    """Scores over slots x (t, m) -> (t, m): exp(x - max) over their sum in index order, every row"""
+
+def log_softmax(x: Float32, level: str) -> Float32:
+    """x (t, k) -> (t, k): (x - max) - log(Σ₁₆ exp(x - max)), every row"""
+
+def lane_dot(a: Float32, b: Float32, level: str) -> Float32:
+    """a (t, k), b (k,) -> Σ₁₆ a·b (t,)"""
+
+def slot_sum(p: Float32, values: Float32, level: str) -> Float32:
+    """p (t, m), values (m, k) -> Σ_j p_j·values_j (t, k), slots in index order from +0"""
+
+def swiglu(gate: Float32, up: Float32, level: str) -> Float32:
+    """gate, up (t, k) -> silu(gate)·up (t, k)"""
+
+def conv_silu(x: Float32, weight: Float32, bias: Float32, past: Float32, level: str) -> tuple[Float32, Float32]:
+    """silu(causal depthwise convolution + bias): x (t, e), weight (e, taps), bias (e,), past (taps - 1, e), the inputs
+    before x, oldest first -> y (t, e), present (taps - 1, e). At most 16 taps."""
+
+def scan_gated(dt_raw: Float32, dt_bias: Float32, x: Float32, z: Float32, Bm: Float32, Cm: Float32, A: Float32,
+               D: Float32, past: Float32, level: str) -> tuple[Float32, Float32]:
+    """The selective scan (arXiv:2312.00752) with dt = softplus(dt_raw + dt_bias), its output y·silu(z).
+
+    dt_raw, x, z (t, e), dt_bias, D (e,), Bm, Cm (t, n), A = -exp(A_log) (e, n), past (e, n), the state before
+    -> out (t, e), present (e, n)"""
+
+def strided_attention(q: Float32, k: Float32, v: Float32, bias: Float32, keys: Float32, values: Float32,
+                      slot_bias: Float32, count: int, n_heads: int, stride: int, level: str
+                      ) -> tuple[Float32, Float32, Float32, Float32]:
+    """Attention over a ring of s slots for the tokens at positions count, count + 1, … of their stream.
+
+    q (t, d); k, v (j, d), bias (j,) of the tokens whose position is a multiple of stride; the ring before them: keys,
+    values (s, d), slot_bias (s,) -> out (t, d) and the ring after them: keys, values, slot_bias"""

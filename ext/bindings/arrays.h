@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "dispatch.h"
 #include "status.h"
 
 namespace ghost {
@@ -53,6 +54,14 @@ inline void throw_value_error(const Status& status) {
   if (!status.ok()) throw py::value_error(status.message());
 }
 
+// The kernels of a level. ValueError if there is none of that name, or this CPU cannot run it.
+inline const Kernels& kernels_at(const std::string& level) {
+  const Kernels* kernels = nullptr;
+  throw_value_error(select_kernels(level, &kernels));
+  return *kernels;
+}
+
 void bind_kernels(py::module_* module);
+void bind_components(py::module_* module);
 
 }  // namespace ghost

@@ -1,23 +1,14 @@
-// Single kernels for Python: what the tests and the conformance suite compare with the reference.
-#include "arrays.h"
-#include "dispatch.h"
+// Single kernels for Python, what the tests and the conformance suite compare with the reference: the matmuls, RMSNorm,
+// elementary functions and the choice of a byte.
+#include <cstring>
+
 #include "fp_control.h"
-#include "matrix.h"
+#include "padded_rows.h"
 
 namespace ghost {
 namespace {
 
 constexpr int kWholeRow = 1 << 30;
-
-const Kernels& kernels_at(const std::string& level) {
-  const Kernels* kernels = nullptr;
-  throw_value_error(select_kernels(level, &kernels));
-  return *kernels;
-}
-
-void require_memory(bool allocated) {
-  if (!allocated) throw std::bad_alloc();
-}
 
 // Quantised rows of x (tokens, columns), with sums per group.
 struct QuantisedRows {
@@ -40,27 +31,10 @@ struct QuantisedRows {
   }
 };
 
-py::array check_rows(const py::object& x) {
-  const py::array rows = check_array(x, "x", "float32", {-1, -1});
-  if (rows.shape(1) < 1) throw py::value_error("x must have at least one column.");
-  return rows;
-}
-
-// The first `columns` of every row of y (rows, stride).
-py::array_t<float> without_padding(const Buffer<float>& y, py::ssize_t rows, int stride, int columns) {
-  py::array_t<float> out({rows, static_cast<py::ssize_t>(columns)});
-  for (py::ssize_t t = 0; t < rows; ++t) {
-    std::memcpy(out.mutable_data() + t * columns, y.data() + t * stride, static_cast<size_t>(columns) * sizeof(float));
-  }
-  return out;
-}
-
 py::array_t<float> apply(const Kernels& kernels, const Matrix& w, int rows, const QuantisedRows& x) {
-  Buffer<float> y;
-  const int stride = padded(rows);
-  require_memory(y.allocate(static_cast<size_t>(x.view.tokens) * stride));
-  kernels.linear(w.view(), &x.view, y.data(), stride, 0, w.blocks());
-  return without_padding(y, x.view.tokens, stride, rows);
+  PaddedRows y(x.view.tokens, rows);
+  kernels.linear(w.view(), &x.view, y.data(), y.stride(), 0, w.blocks());
+  return y.array();
 }
 
 py::array check_trits(const py::object& trits, int rows, int columns) {
@@ -74,7 +48,7 @@ py::array check_trits(const py::object& trits, int rows, int columns) {
 py::tuple quantise_rows(const py::object& x, const std::string& level) {
   const Kernels& kernels = kernels_at(level);
   const FpControl control;
-  const py::array rows = check_rows(x);
+  const py::array rows = check_rows(x, "x");
   const QuantisedRows quantised(kernels, rows, kWholeRow);
   py::array_t<int8_t> q({rows.shape(0), rows.shape(1)});
   py::array_t<float> scale(rows.shape(0));
@@ -90,7 +64,7 @@ py::array_t<float> ternary_linear(const py::object& x, const py::object& trits, 
                                   const std::string& level) {
   const Kernels& kernels = kernels_at(level);
   const FpControl control;
-  const py::array input = check_rows(x), s = check_array(scale, "scale", "float16", {-1});
+  const py::array input = check_rows(x, "x"), s = check_array(scale, "scale", "float16", {-1});
   const int rows = static_cast<int>(s.shape(0)), columns = static_cast<int>(input.shape(1));
   Matrix w;
   const py::array packed = check_trits(trits, rows, columns);
@@ -103,7 +77,7 @@ py::array_t<float> codebook_linear(const py::object& x, const py::object& trits,
   const Kernels& kernels = kernels_at(level);
   const FpControl control;
   if (group < kBlock || group % kBlock != 0) throw py::value_error("group must be a multiple of 16.");
-  const py::array input = check_rows(x), book = check_array(codebook, "codebook", "float16", {kVocabulary});
+  const py::array input = check_rows(x, "x"), book = check_array(codebook, "codebook", "float16", {kVocabulary});
   const int columns = static_cast<int>(input.shape(1));
   const py::array indices = check_array(index, "index", "uint8", {-1, (columns + group - 1) / group});
   const int rows = static_cast<int>(indices.shape(0));
@@ -117,7 +91,7 @@ py::array_t<float> int8_linear(const py::object& x, const py::object& weight, co
                                const std::string& level) {
   const Kernels& kernels = kernels_at(level);
   const FpControl control;
-  const py::array input = check_rows(x), s = check_array(scale, "scale", "float16", {kVocabulary});
+  const py::array input = check_rows(x, "x"), s = check_array(scale, "scale", "float16", {kVocabulary});
   const py::array w = check_array(weight, "weight", "int8", {kVocabulary, input.shape(1)});
   Embedding embedding;
   require_memory(embedding.build(data_of<int8_t>(w), Halves{data_of<uint8_t>(s)}, static_cast<int>(input.shape(1))));
@@ -130,18 +104,10 @@ py::array_t<float> int8_linear(const py::object& x, const py::object& weight, co
 py::array_t<float> rms_norm(const py::object& x, const py::object& gain, const std::string& level) {
   const Kernels& kernels = kernels_at(level);
   const FpControl control;
-  const py::array input = check_rows(x), g = check_array(gain, "gain", "float32", {input.shape(1)});
-  const int n = static_cast<int>(input.shape(1)), stride = padded(n);
-  const size_t bytes = static_cast<size_t>(n) * sizeof(float);
-  Buffer<float> row, weight, y;
-  require_memory(row.allocate(static_cast<size_t>(stride)) && weight.allocate(static_cast<size_t>(stride)) &&
-                 y.allocate(static_cast<size_t>(input.shape(0)) * stride));
-  std::memcpy(weight.data(), g.data(), bytes);
-  for (py::ssize_t t = 0; t < input.shape(0); ++t) {
-    std::memcpy(row.data(), data_of<float>(input) + t * n, bytes);
-    kernels.rms_norm(row.data(), weight.data(), n, y.data() + t * stride);
-  }
-  return without_padding(y, input.shape(0), stride, n);
+  const py::array input = check_rows(x, "x");
+  PaddedRows rows(input), weight(check_array(gain, "gain", "float32", {input.shape(1)}));
+  for (int t = 0; t < rows.rows(); ++t) kernels.rms_norm(rows.row(t), weight.data(), rows.columns(), rows.row(t));
+  return rows.array();
 }
 
 py::array_t<float> sum_of_products(const Kernels& kernels, const float* a, const float* b, int n) {

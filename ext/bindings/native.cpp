@@ -296,4 +296,5 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.def("crc32c", &ghost::checksum, pybind11::arg("buffer"));
   ghost::bind_model(&m);
   ghost::bind_kernels(&m);
+  ghost::bind_components(&m);
 }

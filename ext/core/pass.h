@@ -51,8 +51,6 @@ class Member {
   void mixer(const MixerWeights& w, const Vector& norm, int layer, int n);
   void ffn(const LayerWeights& w, int n);
   void attention(const LayerWeights& w, int layer, int n);
-  void answer_head(const float* query, float* read, int layer, int64_t position, int head);
-  void store_new_slots(int layer, int n);
   void memory_query(const LayerWeights& w, int layer, int n);
   void read_memory(const LayerWeights& w, int layer, int n);
 

@@ -37,7 +37,7 @@ bool Workspace::allocate(const Config& config, int team_size) {
   const Request requests[] = {
       {&embeddings, (taps + n) * config.d_model}, {&h, d}, {&depth, n}, {&log_q, n * kVocabulary}, {&u, d},
       {&window, (taps + n) * e_stride}, {&z, e}, {&xc, e}, {&dt, e}, {&y, e}, {&out, d}, {&query, d}, {&read, d},
-      {&new_keys, d}, {&new_values, d}, {&gate, f}, {&up, f},
+      {&new_keys, d}, {&new_values, d}, {&new_bias, n}, {&gate, f}, {&up, f},
   };
   for (const Request& request : requests) {
     if (!request.vector->allocate(request.size)) return false;

@@ -47,6 +47,7 @@ struct Workspace {
   Vector out;                   // [kept][d_stride], what a branch adds
   Vector query, read;           // [kept][d_stride], into and out of attention and memory
   Vector new_keys, new_values;  // [kept][d_stride], of the strided tokens
+  Vector new_bias;              // [kept], of the strided tokens
   Vector gate, up;              // [kept][f_stride]
   TokenRows rows;               // shared by the team
   Buffer<MemberSpace> members;
