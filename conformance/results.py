@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 PASS, FAIL, NOT_RUN, NOT_APPLICABLE, DEVIATION = "PASS", "FAIL", "NOT RUN", "n/a", "DEVIATION"
 
+RAN = (PASS, FAIL, DEVIATION)
+"""The statuses of a case that was computed and judged."""
+
 TIERS = ("shape", "exact", "finite", "hard", "peak", "rms", "mean", "gain", "decision")
 """Why a result can fail, in the order in which the judge looks (conformance/judge.py)."""
+
+STALE = "deviation"
+"""The tier of a failure that no backend made: an entry of conformance/deviations/ which no longer holds."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class BackendInfo:
 
 @dataclass(frozen=True)
 class Cell:
-    """Component x backend: the verdict over all its cases. reason: why it is NOT RUN or n/a."""
+    """Component x backend: the verdict over its cases. reason: why it, or some of its cases, are NOT RUN or n/a."""
 
     status: str
     cases: int = 0
@@ -55,7 +63,7 @@ class Cell:
 
 @dataclass
 class Report:
-    """A whole run. notes: {(component, backend): reason} for the cells without results."""
+    """A whole run. absent: the cells without results; date: UTC, ISO 8601."""
 
     seed: int
     machine: dict[str, str]
@@ -64,39 +72,55 @@ class Report:
     results: list[Result] = field(default_factory=list)
     absent: dict[tuple[str, str], Cell] = field(default_factory=dict)
     seconds: float = 0.0
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def of_cell(self, component: str, backend: str) -> list[Result]:
+        """Every result of a cell."""
+        return [r for r in self.results if r.component == component and r.backend == backend]
 
     def cell(self, component: str, backend: str) -> Cell:
-        """The verdict of a cell; a cell nobody filled is NOT RUN, never a pass."""
-        found = [r for r in self.results if r.component == component and r.backend == backend]
-        if not found:
-            return self.absent.get((component, backend), Cell(NOT_RUN, reason="no case of this component ran"))
-        worst = max(r.margin for r in found)
-        failed = [r for r in found if r.status == FAIL]
-        deviating = [r for r in found if r.status == DEVIATION]
-        status = FAIL if failed else DEVIATION if deviating else PASS
-        return Cell(status, len(found), worst)
+        """The verdict of a cell; a cell in which no case ran is NOT RUN or n/a, never a pass."""
+        found = self.of_cell(component, backend)
+        ran = [r for r in found if r.status in RAN]
+        skipped = [r for r in found if r.status not in RAN]
+        if not ran:
+            if skipped:
+                return Cell(skipped[0].status, reason=skipped[0].detail or "none of its cases ran")
+            reason = next((b.reason for b in self.backends if b.name == backend and b.reason), "")
+            return self.absent.get((component, backend), Cell(NOT_RUN, reason=reason or "no case of this component ran"))
+        statuses = {r.status for r in ran}
+        status = FAIL if FAIL in statuses else DEVIATION if DEVIATION in statuses else PASS
+        reason = f"{len(skipped)} of its {len(found)} cases: {skipped[0].detail}" if skipped else ""
+        return Cell(status, len(ran), max(_ordered(r.margin) for r in ran), reason)
 
     def failures(self) -> list[Result]:
         """Everything that failed, worst margin first."""
-        return sorted((r for r in self.results if r.status == FAIL), key=lambda r: -r.margin)
+        return sorted((r for r in self.results if r.status == FAIL), key=lambda r: -_ordered(r.margin))
 
     @property
     def passed(self) -> bool:
         """At least one case ran and none failed."""
-        return bool(self.results) and not self.failures()
+        return any(r.status in RAN for r in self.results) and not self.failures()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
         cells = {c: {b.name: asdict(self.cell(c, b.name)) for b in self.backends} for c in self.components}
-        return {"passed": self.passed, "seed": self.seed, "seconds": self.seconds, "machine": self.machine,
-                "backends": [asdict(b) for b in self.backends], "cells": cells,
-                "results": [asdict(r) for r in self.results]}
+        return {"passed": self.passed, "date": self.date, "seed": self.seed, "seconds": self.seconds,
+                "machine": self.machine, "backends": [asdict(b) for b in self.backends],
+                "cells": cells, "results": [asdict(r) for r in self.results]}
 
 
 def repro_command(result: Result, seed: int) -> str:
-    """The command that runs this one case again on this backend."""
+    """The command that runs this one case again on this backend; a stale deviation needs the whole backend."""
+    if result.tier == STALE:
+        return f"python -m conformance run --backend {result.backend} --seed {seed}"
     return (f"python -m conformance run --backend {result.backend} --component {result.component} "
             f"--case '{result.case}' --seed {seed}")
+
+
+def _ordered(margin: float) -> float:
+    """A margin that sorts: NaN is the worst there is."""
+    return math.inf if math.isnan(margin) else margin
 
 
 def first_failure(results: Iterable[Result]) -> Result | None:
