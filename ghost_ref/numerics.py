@@ -115,9 +115,11 @@ def lane_sum(x: Array) -> Array:
     """Sum over the last axis, (..., n) -> (...), in the canonical order of feature and vocabulary axes.
 
     Lane j of 16 starts at +0 and adds x[j], x[j + 16], ... in turn; then the lanes are added as a tree:
-    lane i += lane i + 8, i + 4, i + 2, i + 1.
+    lane i += lane i + 8, i + 4, i + 2, i + 1. Wider types, which serve as truth, are summed in NumPy's own order.
     """
     _require_supported(x)
+    if x.dtype != np.float32:
+        return x.sum(-1)
     length = x.shape[-1]
     whole = length - length % LANES
     blocks = x[..., :whole].reshape(*x.shape[:-1], whole // LANES, LANES)
@@ -133,8 +135,10 @@ def lane_sum(x: Array) -> Array:
 
 
 def index_sum(x: Array) -> Array:
-    """Sum over the last axis, (..., n) -> (...), starting at +0 and adding in index order."""
+    """Sum over the last axis, (..., n) -> (...), starting at +0 and adding in index order; wider types as lane_sum."""
     _require_supported(x)
+    if x.dtype != np.float32:
+        return x.sum(-1)
     total = np.zeros(x.shape[:-1], x.dtype)
     with np.errstate(all="ignore"):
         for index in range(x.shape[-1]):
@@ -149,6 +153,8 @@ def maximum_reduce(x: Array) -> Array:
     Complex numbers are compared by their real parts. Raises IndexError if the axis is empty.
     """
     _require_supported(x)
+    if x.dtype == np.float64:
+        return x.max(-1)
     largest = np.array(x[..., 0])
     for index in range(1, x.shape[-1]):
         candidate = x[..., index]

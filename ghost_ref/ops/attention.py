@@ -34,8 +34,8 @@ def strided_attention_forward(q, k, v, bias, past=None, *, n_heads, stride, slot
     scale = q.dtype.type(1 / math.sqrt(c))
     count = 0 if past is None else past["count"]
     if past is None:
-        ring = {"keys": np.zeros((batch, slots, d), q.dtype), "values": np.zeros((batch, slots, d), q.dtype),
-                "bias": np.zeros((batch, slots), q.dtype)}
+        ring = {"keys": np.zeros_like(k, shape=(batch, slots, d)), "values": np.zeros_like(v, shape=(batch, slots, d)),
+                "bias": np.zeros_like(bias, shape=(batch, slots))}
     else:
         ring = {name: past[name].copy() for name in ("keys", "values", "bias")}
     source = np.full(slots, -1)  # which new key a slot holds, -1: an older one
@@ -62,8 +62,7 @@ def strided_attention_forward(q, k, v, bias, past=None, *, n_heads, stride, slot
 
 def strided_attention_backward(dout, saved):
     segments, q_shape, k_shape, scale = saved
-    dq = np.zeros(q_shape, dout.dtype)
-    dk, dv, dbias = np.zeros(k_shape, dout.dtype), np.zeros(k_shape, dout.dtype), np.zeros(k_shape[:2], dout.dtype)
+    dq, dk, dv, dbias = (np.zeros_like(dout, shape=shape) for shape in (q_shape, k_shape, k_shape, k_shape[:2]))
     batch, _, d = q_shape
     for span, p, qs, keys, values, source in segments:
         do = dout[:, span].reshape(qs.shape)

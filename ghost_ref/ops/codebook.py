@@ -16,7 +16,7 @@ def codebook_linear_forward(x, trits, index, codebook, *, group, forced=None):
     Straight-through: the gradient that `trits` carries is that of the effective weight trit · entry."""
     q, s_x = quantise_forced(x, forced)
     magnitude = codebook[index]
-    y = np.zeros((*x.shape[:-1], len(trits)), x.dtype)
+    y = np.zeros_like(x, shape=(*x.shape[:-1], len(trits)))
     for g, start in enumerate(range(0, x.shape[-1], group)):
         span = slice(start, start + group)
         y += (q[..., span] @ trits[:, span].T) * magnitude[:, g]

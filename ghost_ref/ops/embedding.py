@@ -33,7 +33,7 @@ def window_forward(x, past=None, *, width):
 
 def window_backward(dy, saved):
     (batch, length, d), width = saved
-    dpadded = np.zeros((batch, length + width - 1, d), dy.dtype)
+    dpadded = np.zeros_like(dy, shape=(batch, length + width - 1, d))
     for k in range(width):
         dpadded[:, k : k + length] += dy[..., k * d : (k + 1) * d]
     return (dpadded[:, width - 1 :],)
@@ -43,7 +43,7 @@ def mean_value_embedding(embedding, values, counts):
     """Mean embedding of each memory entry's value bytes, summed in index order from +0; no gradient.
 
     embedding (256, d), values (M, n) bytes, counts (M,) in 1..n -> (M, d)"""
-    total = np.zeros((len(values), embedding.shape[1]), embedding.dtype)
+    total = np.zeros_like(embedding, shape=(len(values), embedding.shape[1]))
     for j in range(values.shape[1]):
         total += np.where((j < counts)[:, None], embedding[values[:, j]], embedding.dtype.type(0))
     return total / counts[:, None].astype(embedding.dtype)

@@ -103,7 +103,7 @@ def pairwise_dot_backward(dy, saved):
 
 def slot_sum_forward(p, values):
     """y = Σ_j p_j·v_j, slots in index order from +0.   p (..., M), values (M, d) -> (..., d)"""
-    y = np.zeros((*p.shape[:-1], values.shape[1]), np.result_type(p, values))
+    y = np.zeros_like(p, np.result_type(p, values), shape=(*p.shape[:-1], values.shape[1]))
     for j, value in enumerate(values):
         y += p[..., j, None] * value
     return y, (p, values)

@@ -22,7 +22,7 @@ def cross_entropy_forward(logits, targets, mask, *, count):
     picked = np.take_along_axis(shifted, targets[..., None].astype(np.intp), -1)[..., 0]
     weights = _weights(mask, count, logits.dtype)
     loss = ((np.log(total[..., 0]) - picked) * weights).sum(dtype=np.float64)
-    return logits.dtype.type(loss), (probabilities, targets, weights)
+    return loss.astype(logits.dtype), (probabilities, targets, weights)
 
 
 def cross_entropy_backward(dloss, saved):
@@ -37,7 +37,7 @@ def binary_cross_entropy_forward(logits, targets, mask, *, count):
     """Sum over the masked positions of softplus(r) - r·target, divided by count.   all (B, L) -> ()"""
     weights = _weights(mask, count, logits.dtype)
     losses = np.logaddexp(0, logits) - logits * targets
-    return logits.dtype.type((losses * weights).sum(dtype=np.float64)), (logits, targets, weights)
+    return (losses * weights).sum(dtype=np.float64).astype(logits.dtype), (logits, targets, weights)
 
 
 def binary_cross_entropy_backward(dloss, saved):
@@ -48,7 +48,7 @@ def binary_cross_entropy_backward(dloss, saved):
 def masked_mean_forward(x, mask, *, count):
     """Sum of x over the masked positions, divided by count.   x, mask (B, L) -> ()"""
     weights = _weights(mask, count, x.dtype)
-    return x.dtype.type((x * weights).sum(dtype=np.float64)), (weights,)
+    return (x * weights).sum(dtype=np.float64).astype(x.dtype), (weights,)
 
 
 def masked_mean_backward(dmean, saved):

@@ -28,7 +28,7 @@ def gather_forward(x, index):
 
 def gather_backward(dy, saved):
     shape, index = saved
-    dx = np.zeros(shape, dy.dtype)
+    dx = np.zeros_like(dy, shape=shape)
     dx[np.arange(shape[0])[:, None], index] = dy
     return dx, None
 
@@ -46,7 +46,7 @@ def scatter_forward(x, update, index, length):
 
 def scatter_backward(dy, saved):
     rows, slots, positions, shape = saved
-    dupdate = np.zeros(shape, dy.dtype)
+    dupdate = np.zeros_like(dy, shape=shape)
     dupdate[rows, slots] = dy[rows, positions]
     dx = dy.copy()
     dx[rows, positions] = 0
