@@ -96,16 +96,15 @@ def apply(results: Iterable[Result], today: date, *, components: Collection[str]
     judged; every_case: False in a run of chosen cases, which cannot judge entries. Raises GhostError if a file is
     malformed."""
     results = list(results)
-    found: list[Result] = []
-    stale: list[Result] = []
-    for backend in dict.fromkeys(r.backend for r in results):
-        known = load(directory / f"{backend}.toml")
+    known = {backend: load(directory / f"{backend}.toml") for backend in dict.fromkeys(r.backend for r in results)}
+    found = [_excuse(result, known[result.backend], today) for result in results]
+    if not every_case:
+        return found
+    for backend, entries in known.items():
         mine = [r for r in results if r.backend == backend]
-        if every_case:
-            judged = [d for d in known if components is None or d.component in components]
-            stale += [_stale(d, backend, why) for d in judged if (why := _why_stale(d, mine, today))]
-        found += [_excuse(r, known, today) for r in mine]
-    return found + stale
+        judged = [d for d in entries if components is None or d.component in components]
+        found += [_stale(d, backend, why) for d in judged if (why := _why_stale(d, mine, today))]
+    return found
 
 
 def _excuse(result: Result, known: Sequence[Deviation], today: date) -> Result:
@@ -137,7 +136,7 @@ def _why_stale(deviation: Deviation, results: Sequence[Result], today: date) -> 
     if today > deviation.expiry:
         return f"it expired on {deviation.expiry}; mend the fault, or renew the entry with a new reason and date"
     if not matched:
-        return f"no case that ran matches component {deviation.component!r}, case {deviation.case!r}; correct or remove it"
+        return f"no case that ran matches {deviation.component!r}, {deviation.case!r}; correct or remove it"
     if all(r.status != FAIL for r in matched):
         return f"all {len(matched)} cases it names pass; remove it"
     return ""

@@ -13,7 +13,7 @@ PASS, FAIL, NOT_RUN, NOT_APPLICABLE, DEVIATION = "PASS", "FAIL", "NOT RUN", "n/a
 RAN = (PASS, FAIL, DEVIATION)
 """The statuses of a case that was computed and judged."""
 
-TIERS = ("shape", "exact", "finite", "hard", "peak", "rms", "mean", "gain", "decision")
+TIERS = ("error", "shape", "exact", "decision", "finite", "hard", "peak", "rms", "mean", "gain")
 """Why a result can fail, in the order in which the judge looks (conformance/judge.py)."""
 
 STALE = "deviation"
@@ -86,8 +86,9 @@ class Report:
         if not ran:
             if skipped:
                 return Cell(skipped[0].status, reason=skipped[0].detail or "none of its cases ran")
-            reason = next((b.reason for b in self.backends if b.name == backend and b.reason), "")
-            return self.absent.get((component, backend), Cell(NOT_RUN, reason=reason or "no case of this component ran"))
+            reasons = [b.reason for b in self.backends if b.name == backend and b.reason]
+            nobody = Cell(NOT_RUN, reason=(reasons or ["no case of this component ran"])[0])
+            return self.absent.get((component, backend), nobody)
         statuses = {r.status for r in ran}
         status = FAIL if FAIL in statuses else DEVIATION if DEVIATION in statuses else PASS
         reason = f"{len(skipped)} of its {len(found)} cases: {skipped[0].detail}" if skipped else ""

@@ -107,7 +107,7 @@ def _initial_state(x, dt, A, Bm, Cm, D, past):
     per_token = (batch, steps, n)
     if given != (x.shape, (channels, n), per_token, per_token, (channels,), (batch, channels, n)):
         raise ValueError(f"selective_scan: shapes of dt, A, Bm, Cm, D, past {given} do not fit x {x.shape}")
-    return np.ascontiguousarray(past.transpose(2, 0, 1))
+    return past.transpose(2, 0, 1).copy()
 
 
 def _chunks(x, A):
@@ -119,7 +119,7 @@ def _chunks(x, A):
 def _decay_and_input(x, dt, A, Bm, chunk, length):
     """a = exp(dt·A) and b = (dt·x)·B of a chunk, (T, N, B, E) each; a = 1, b = -0 past the kept length, which
     changes no bit of a state (h·1 + -0 is h, for -0 too)."""
-    dt_t, x_t = (np.ascontiguousarray(v[:, chunk].transpose(1, 0, 2))[:, None] for v in (dt, x))
+    dt_t, x_t = (v[:, chunk].transpose(1, 0, 2).copy()[:, None] for v in (dt, x))
     a = numerics.exp(dt_t * A.T[:, None, :])
     b = (dt_t * x_t) * Bm[:, chunk].transpose(1, 2, 0)[..., None]
     if length is not None:

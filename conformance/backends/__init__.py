@@ -1,0 +1,1 @@
+"""The adapters of Ghost's own backends, one module each with `backends()`."""

@@ -1,0 +1,20 @@
+"""Every component of Ghost with its cases: the rows of the matrix."""
+
+from conformance.case import Component
+from conformance.components import (
+    elementwise,
+    embedding,
+    files,
+    linear,
+    losses,
+    networks,
+    optimizers,
+    routing,
+    rows,
+    sampling,
+    sequence,
+    storage,
+)
+
+MODULES = (elementwise, rows, linear, storage, embedding, sequence, routing, losses, optimizers, networks, sampling, files)
+COMPONENTS: tuple[Component, ...] = tuple(component for module in MODULES for component in module.COMPONENTS)

@@ -1,0 +1,7 @@
+"""Look-ups by byte."""
+
+from __future__ import annotations
+
+from conformance.case import Component
+
+COMPONENTS: tuple[Component, ...] = ()

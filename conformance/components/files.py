@@ -1,0 +1,7 @@
+"""The packed file."""
+
+from __future__ import annotations
+
+from conformance.case import Component
+
+COMPONENTS: tuple[Component, ...] = ()

@@ -1,0 +1,7 @@
+"""Matmuls: quantised, codebook, float."""
+
+from __future__ import annotations
+
+from conformance.case import Component
+
+COMPONENTS: tuple[Component, ...] = ()

@@ -1,0 +1,7 @@
+"""Losses."""
+
+from __future__ import annotations
+
+from conformance.case import Component
+
+COMPONENTS: tuple[Component, ...] = ()

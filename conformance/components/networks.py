@@ -1,0 +1,7 @@
+"""Whole models: logits, states, gradients."""
+
+from __future__ import annotations
+
+from conformance.case import Component
+
+COMPONENTS: tuple[Component, ...] = ()
