@@ -8,10 +8,17 @@ segments follow each other, so that memory holds the (B, ·, N, E) arrays of one
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+
+from ghost_ref.errors import GhostError
+from mlx_backend.kernels import device
+from mlx_backend.kernels.sources import LARGEST_STATE
 
 Array = mx.array
 
@@ -36,6 +43,55 @@ def make_plan(length: int, step_elements: int) -> Plan:
     total = -(-length // steps)
     chunks = max(1, min(total, SEGMENT_ELEMENTS // max(1, steps * step_elements)))
     return Plan(steps, chunks, total * steps)
+
+
+def selective_scan(
+    x: Array,
+    dt: Array,
+    A: Array,
+    Bm: Array,
+    Cm: Array,
+    D: Array,
+    past: Array | None = None,
+    length: Array | None = None,
+) -> tuple[Array, Array]:
+    """parallel_scan's function, by a fused kernel where the default device has one.
+
+    The environment variable GHOST_SCAN (ops, metal or cuda) overrides the choice, which is logged once.
+    GhostError where GHOST_SCAN names something unknown, or a kernel that cannot run here."""
+    chosen = choose(x, A)
+    if chosen == "ops":
+        return parallel_scan(x, dt, A, Bm, Cm, D, past, length)
+    past = _check(x, dt, A, Bm, Cm, D, past)
+    kept = mx.full((x.shape[0],), x.shape[1], mx.int32) if length is None else length.astype(mx.int32)
+    y, present = device.scan_function(device.runner(chosen))(x, dt, A, Bm, Cm, D, past, kept)
+    return y, mx.stop_gradient(present)
+
+
+def choose(x: Array, A: Array) -> str:
+    """ "ops", "metal" or "cuda", by GHOST_SCAN, else by what the default device can do with these arrays."""
+    wanted, dialect = os.environ.get("GHOST_SCAN"), device.available()
+    fits = x.dtype == mx.float32 and A.shape[1] <= LARGEST_STATE
+    if wanted not in (None, "ops", "metal", "cuda"):
+        raise GhostError(f"GHOST_SCAN={wanted} is unknown: use ops, metal or cuda, or unset it")
+    if wanted in ("metal", "cuda"):
+        if wanted != dialect:
+            raise GhostError(
+                f"GHOST_SCAN={wanted} cannot run on {mx.default_device()}: use GHOST_SCAN=ops, or unset it"
+            )
+        if not fits:
+            raise GhostError(
+                f"GHOST_SCAN={wanted} needs float32 and at most {LARGEST_STATE} states, not {x.dtype} and "
+                f"{A.shape[1]}: use GHOST_SCAN=ops, or unset it"
+            )
+    chosen = wanted or (dialect if dialect and fits else "ops")
+    _announce(chosen, "GHOST_SCAN is set" if wanted else f"{mx.default_device()}, kernels: {dialect or 'none'}")
+    return chosen
+
+
+@cache
+def _announce(chosen: str, reason: str) -> None:
+    logging.getLogger("ghost.mlx").info("selective scan: %s (%s)", chosen, reason)
 
 
 def parallel_scan(
@@ -69,7 +125,8 @@ def parallel_scan(
         inner = mx.where(keep, x, -0.0)
     else:
         inner = x
-    y, present, _ = _chunked_scan(inner, dt, A, Bm, Cm, D, past)
+    outputs: Any = _chunked_scan(inner, dt, A, Bm, Cm, D, past)
+    y, present = outputs[:2]
     return y if keep is None else mx.where(keep, y, 0), mx.stop_gradient(present)
 
 
@@ -88,11 +145,13 @@ def _check(x: Array, dt: Array, A: Array, Bm: Array, Cm: Array, D: Array, past: 
 @mx.custom_function
 def _chunked_scan(
     x: Array, dt: Array, A: Array, Bm: Array, Cm: Array, D: Array, past: Array
-) -> tuple[Array, Array, list[Array]]:
+) -> tuple[Any, ...]:
     """-> y, present, and the states at the chunk starts per segment, (C, B, N, E) each."""
     plan = make_plan(x.shape[1], past.size)
     xs, dts, Bs, Cs = (_padded(v, plan, fill) for v, fill in ((x, -0.0), (dt, 0.0), (Bm, 0.0), (Cm, 0.0)))
-    h, outputs, all_starts = past.transpose(0, 2, 1), [], []
+    h = past.transpose(0, 2, 1)
+    outputs: list[Array] = []
+    all_starts: list[Array] = []
     for now in plan.segments():
         # Finish a segment before the next begins: else MLX may keep arrays of many segments alive.
         dt_now = mx.depends([dts[:, now]], [h, *outputs[-1:]])[0]
@@ -118,7 +177,8 @@ def _chunked_scan_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[Arra
     xs, dts, dys, Bs, Cs = (
         _padded(v, plan, fill) for v, fill in ((x, -0.0), (dt, 0.0), (dy, 0.0), (Bm, 0.0), (Cm, 0.0))
     )
-    carry, dA, gradients = mx.zeros_like(all_starts[0][0]), mx.zeros_like(A.T), []
+    carry, dA = mx.zeros_like(all_starts[0][0]), mx.zeros_like(A.T)
+    gradients: list[list[Array]] = []
     for now, starts in zip(reversed(plan.segments()), reversed(all_starts), strict=True):
         dt_now, dy_now = mx.depends([dts[:, now], dys[:, now]], [carry, dA, *(gradients[-1] if gradients else [])])
         segment = (xs[:, now], dt_now, A, Bs[:, now], Cs[:, now], dy_now)
@@ -217,6 +277,3 @@ def _fold(product: Array, end: Array, h: Array) -> tuple[Array, Array]:
         entering.append(h)
         h = product[0, c] * h + end[0, c]
     return mx.stack(entering), h
-
-
-selective_scan = parallel_scan
