@@ -1,1 +1,1 @@
-"""The conformance kit: one list of cases, run on every backend, judged against the reference (conformance/README.md)."""
+"""The conformance kit: one list of cases, run on every backend, judged by bounds (conformance/README.md)."""

@@ -36,7 +36,8 @@ def run_kit(backends: Sequence[str] | None = None, components: Sequence[str] | N
             on_progress: Progress | None = None) -> Report:
     """Run every case of the components on every backend.
 
-    cases: patterns of case names. extensive: more and larger cases. GhostError for unknown names, or if nothing matched."""
+    cases: patterns of case names. extensive: more and larger cases. GhostError for unknown names, or if nothing
+    matched."""
     if unknown := [name for name in components or [] if name not in list_components()]:
         raise GhostError(f"There is no component {unknown[0]!r}; the components are: {', '.join(list_components())}.")
     started = time.monotonic()

@@ -41,9 +41,9 @@ def statistics(error: np.ndarray, truth: np.ndarray, scale: np.ndarray) -> Stati
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Of one output. exact: every element must be equal (integers, masks, values moved about). bound: hard, per element.
-    scale: two standard deviations of honest rounding, per element; None: judged by the hard bound only. limits: of the
-    statistics. undecided: elements of a decision that may differ."""
+    """Of one output. exact: every element must be equal (integers, masks, values moved about). bound: hard, per
+    element. scale: two standard deviations of honest rounding, per element; None: judged by the hard bound only. limits:
+    of the statistics. undecided: elements of a decision that may differ."""
 
     truth: np.ndarray
     bound: np.ndarray | None = None
@@ -94,7 +94,8 @@ def _add_scales(found: dict[str, Tolerance], component: Component, case: Case, a
         found[name] = Tolerance(t.truth, t.bound, scale, _limits(errors[name], t.truth, scale, arithmetic))
 
 
-def _limits(errors: list[np.ndarray], truth: np.ndarray, scale: np.ndarray, arithmetic: Arithmetic) -> Statistics | None:
+def _limits(errors: list[np.ndarray], truth: np.ndarray, scale: np.ndarray,
+            arithmetic: Arithmetic) -> Statistics | None:
     """What the statistics may reach, from what they are in the Monte-Carlo runs, where errors may be correlated."""
     if not (scale > 0).any():
         return None

@@ -1,6 +1,7 @@
 """Numbers that run through the reference's own code to find how far a rounded computation may stray.
 
-`RunningError` carries a rigorous bound of the error along with every value; `MonteCarlo` disturbs every operation at random.
+`RunningError` carries a rigorous bound of the error along with every value; `MonteCarlo` disturbs every operation at
+random.
 """
 
 from conformance.arithmetic.model import BINARY32, Arithmetic

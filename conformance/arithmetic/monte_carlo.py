@@ -1,5 +1,5 @@
-"""Monte-Carlo arithmetic (Parker 1997): every operation of the float64 run is disturbed by a random relative error of at
-most one unit, so that the spread of many runs is the size of error that honest rounding gives.
+"""Monte-Carlo arithmetic (Parker 1997): every operation of the float64 run is disturbed by a random relative error of
+at most one unit, so that the spread of many runs is the size of error that honest rounding gives.
 
 A sum of n terms x (random or not, in index order) gets the error of its partial sums S_k: u/√3·sqrt(Σ S_k²), with
 Σ S_k² ≈ n/2·Σ x² + n/3·(Σ x)² (exact in expectation for terms in random order, up to terms of lower degree in n).

@@ -16,5 +16,6 @@ from conformance.components import (
     storage,
 )
 
-MODULES = (elementwise, rows, linear, storage, embedding, sequence, routing, losses, optimizers, networks, sampling, files)
+MODULES = (elementwise, rows, linear, storage, embedding, sequence, routing, losses, optimizers, networks, sampling,
+           files)
 COMPONENTS: tuple[Component, ...] = tuple(component for module in MODULES for component in module.COMPONENTS)

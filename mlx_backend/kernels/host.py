@@ -43,7 +43,7 @@ def host_source() -> str:
         'extern "C" void ghost_exp_array(const float* x, float* y, int count) {\n'
         "for (int i = 0; i < count; ++i) y[i] = ghost_exp(x[i]);\n}\n"
     ]
-    for kernel in KERNELS:
+    for kernel in KERNELS.values():
         parameters = [f"const {kind}* {name}" for name, kind in kernel.inputs.items()]
         parameters += [f"{kind}* {name}" for name, kind in kernel.outputs.items()]
         parameters += [f"int {name}" for name in (*kernel.constants, "groups", "rows_of_groups")]
@@ -86,7 +86,9 @@ class Host:
         return out["dx"], out["ddt"], out["dA"].sum(0), out["dB"].sum(1), out["dC"].sum(1), out["dD"].sum(0)
 
     def ternary_matmul(self, q: Any, packed: Any, scale: Any, s_x: Any) -> np.ndarray:
-        """(float(q · Wᵀ) · scale) · s_x.   q (..., K) int8, packed of packing.pack_trits(W (n, K)), scale (n,), s_x (..., 1)"""
+        """(float(q · Wᵀ) · scale) · s_x, with packed = packing.pack_trits(W).
+
+        q (..., K) int8, W (n, K), scale (n,), s_x (..., 1) -> (..., n)"""
         inner, outputs = q.shape[-1], packed.shape[0]
         rows = q.size // max(1, inner)
         arrays = {"q": q, "packed": packed, "scale": scale, "s": s_x, "sizes": np.array([rows, inner, outputs])}

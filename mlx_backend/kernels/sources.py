@@ -58,7 +58,7 @@ TERNARY_MATMUL = Kernel(
     _floats("y"),
     (),
 )
-KERNELS = (FORWARD, BACKWARD, TERNARY_MATMUL)
+KERNELS = {kernel.name: kernel for kernel in (FORWARD, BACKWARD, TERNARY_MATMUL)}
 
 
 @cache
