@@ -38,11 +38,9 @@ def run_kit(backends: Sequence[str] | None = None, components: Sequence[str] | N
 
     cases: patterns of case names. extensive: more and larger cases. GhostError for unknown names, or if nothing
     matched."""
-    if unknown := [name for name in components or [] if name not in list_components()]:
-        raise GhostError(f"There is no component {unknown[0]!r}; the components are: {', '.join(list_components())}.")
     started = time.monotonic()
     present, missing = discover(list(backends) if backends else None)
-    chosen = [c for c in COMPONENTS if not components or c.name in components]
+    chosen = choose_components(components)
     report = Report(seed, machine(), [*(b.info for b in present), *missing], [c.name for c in chosen])
     report.absent = {(c.name, b.name): Cell(NOT_RUN, reason=b.reason) for c in chosen for b in missing}
     for number, component in enumerate(chosen):
@@ -53,6 +51,13 @@ def run_kit(backends: Sequence[str] | None = None, components: Sequence[str] | N
     if not report.results and present:
         raise GhostError("No case matches: nothing was run.")
     return report
+
+
+def choose_components(names: Sequence[str] | None) -> list[Component]:
+    """The components of these names, all of them without. GhostError for an unknown one."""
+    if unknown := [name for name in names or [] if name not in list_components()]:
+        raise GhostError(f"There is no component {unknown[0]!r}; the components are: {', '.join(list_components())}.")
+    return [c for c in COMPONENTS if not names or c.name in names]
 
 
 def machine() -> dict[str, str]:

@@ -42,8 +42,8 @@ def statistics(error: np.ndarray, truth: np.ndarray, scale: np.ndarray) -> Stati
 @dataclass(frozen=True)
 class Tolerance:
     """Of one output. exact: every element must be equal (integers, masks, values moved about). bound: hard, per
-    element. scale: two standard deviations of honest rounding, per element; None: judged by the hard bound only. limits:
-    of the statistics. undecided: elements of a decision that may differ."""
+    element. scale: two standard deviations of honest rounding, per element; None: judged by the hard bound only.
+    limits: of the statistics. undecided: elements of a decision that may differ."""
 
     truth: np.ndarray
     bound: np.ndarray | None = None
