@@ -15,7 +15,8 @@ def junit(report: Report) -> bytes:
     """The document. FAIL is a failure; NOT RUN, n/a and DEVIATION are skipped, each with its reason.
 
     Source of the form: the schema of the Jenkins xUnit plug-in (junit-10.xsd), which other servers share."""
-    root = ElementTree.Element("testsuites", {"name": "conformance", **_counts(report, report.backends, report.seconds)})
+    counts = _counts(report, report.backends, report.seconds)
+    root = ElementTree.Element("testsuites", {"name": "conformance", **counts})
     for backend in report.backends:
         root.append(_suite(report, backend))
     ElementTree.indent(root)
@@ -54,7 +55,8 @@ def _counts(report: Report, backends: list[BackendInfo], seconds: float) -> dict
             "skipped": str(tests - failures - passed), "time": f"{seconds:.6f}"}
 
 
-def _testcase(suite: ElementTree.Element, backend: str, component: str, name: str, seconds: float) -> ElementTree.Element:
+def _testcase(suite: ElementTree.Element, backend: str, component: str, name: str,
+              seconds: float) -> ElementTree.Element:
     return ElementTree.SubElement(suite, "testcase", {
         "classname": _clean(f"conformance.{backend}.{component}"), "name": _clean(name), "time": f"{seconds:.6f}"})
 

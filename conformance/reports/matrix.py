@@ -38,7 +38,8 @@ def print_matrix(report: Report, console: Console | None = None) -> None:
         console.print(text, soft_wrap=True)  # a command must stay one line to be copied
     machine = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     console.print(Text(f"\nseed {report.seed}, {report.date}, {machine}"))
-    console.print(Text(f"{verdict(report)} {report.seconds:.1f} s", style="bold green" if report.passed else "bold red"))
+    style = "bold green" if report.passed else "bold red"
+    console.print(Text(f"{verdict(report)} {report.seconds:.1f} s", style=style))
 
 
 def _cell(report: Report, component: str, backend: BackendInfo, reasons: Reasons, short: bool) -> Text:
