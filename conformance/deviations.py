@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,9 +16,6 @@ from ghost_ref.errors import GhostError
 DIRECTORY = Path(__file__).with_name("deviations")
 GROWTH = 2.0
 """A deviation holds up to this many times its recorded margin; beyond, something new has broken."""
-
-UNMEASURED = ("shape", "exact", "finite", "decision")
-"""Tiers that no margin measures: only an entry with `margin = inf` excuses them."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +121,8 @@ def _excuse(result: Result, known: Sequence[Deviation], today: date) -> Result:
 def _why_not_excused(deviation: Deviation, result: Result, today: date) -> str:
     if today > deviation.expiry:
         return f"it expired on {deviation.expiry}"
-    margin = math.inf if result.tier in UNMEASURED else result.margin
-    if not margin <= GROWTH * deviation.margin:  # NaN fails
-        return f"the margin {margin:.3g} is more than {GROWTH:g} times the recorded {deviation.margin:.3g}"
+    if not result.margin <= GROWTH * deviation.margin:  # NaN fails
+        return f"the margin {result.margin:.3g} is more than {GROWTH:g} times the recorded {deviation.margin:.3g}"
     return ""
 
 

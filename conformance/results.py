@@ -81,6 +81,7 @@ class Report:
     def cell(self, component: str, backend: str) -> Cell:
         """The verdict of a cell; a cell in which no case ran is NOT RUN or n/a, never a pass."""
         found = self.of_cell(component, backend)
+        absent = self.absent.get((component, backend))
         ran = [r for r in found if r.status in RAN]
         skipped = [r for r in found if r.status not in RAN]
         if not ran:
@@ -88,10 +89,12 @@ class Report:
                 return Cell(skipped[0].status, reason=skipped[0].detail or "none of its cases ran")
             reasons = [b.reason for b in self.backends if b.name == backend and b.reason]
             nobody = Cell(NOT_RUN, reason=(reasons or ["no case of this component ran"])[0])
-            return self.absent.get((component, backend), nobody)
+            return absent or nobody
         statuses = {r.status for r in ran}
         status = FAIL if FAIL in statuses else DEVIATION if DEVIATION in statuses else PASS
-        reason = f"{len(skipped)} of its {len(found)} cases: {skipped[0].detail}" if skipped else ""
+        unseen = [r.detail for r in skipped]
+        unseen += [absent.reason] if absent and absent.status == NOT_RUN else []
+        reason = f"some cases NOT RUN: {unseen[0]}" if unseen else ""
         return Cell(status, len(ran), max(_ordered(r.margin) for r in ran), reason)
 
     def failures(self) -> list[Result]:

@@ -1,0 +1,113 @@
+"""`python -m conformance`: run the kit, list it, exchange vectors with other languages, and test the kit itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from ghost_ref.cli import INTERRUPTED, OK, USER_ERROR, explain_system_error
+from ghost_ref.cli.flags import Parser, add_json
+from ghost_ref.cli.output import Report, print_report, table
+from ghost_ref.cli.verify import add_choice, add_components, add_files, kit, run_kit, show
+from ghost_ref.errors import GhostError
+
+NAME = "python -m conformance"
+
+
+def run(parser: Parser, argv: Sequence[str]) -> int:
+    """The kit on this machine."""
+    add_choice(parser)
+    parser.add_argument("--case", action="append", metavar="PATTERN", help="only cases of this name; may be repeated")
+    add_json(parser)
+    add_files(parser)
+    args = parser.parse(argv)
+    return show(run_kit(args, args.case), args)
+
+
+def list_all(parser: Parser, argv: Sequence[str]) -> int:
+    """Rows and columns of the matrix."""
+    add_json(parser)
+    args = parser.parse(argv)
+    kit_run = kit("run")
+    backends = [asdict(backend) for backend in kit_run.list_backends()]
+    print_report({"components": kit_run.list_components(), "backends": backends}, args.json, _listing)
+    return OK
+
+
+def _listing(report: Report) -> str:
+    rows = [[b["name"], b["description"], f"NOT RUN: {b['reason']}" if b["reason"] else ""] for b in report["backends"]]
+    return f"components\n  {', '.join(report['components'])}\n\nbackends\n{table(rows)}"
+
+
+def export(parser: Parser, argv: Sequence[str]) -> int:
+    """Golden vectors."""
+    parser.add_argument("directory", metavar="DIR")
+    add_components(parser)
+    args = parser.parse(argv)
+    count = kit("vectors").export(args.directory, args.seed or 0, args.component)
+    print(f"{args.directory}: {count:,} cases")
+    return OK
+
+
+def judge(parser: Parser, argv: Sequence[str]) -> int:
+    """Answers to golden vectors."""
+    parser.add_argument("directory", metavar="DIR")
+    add_json(parser)
+    add_files(parser)
+    args = parser.parse(argv)
+    return show(kit("vectors").judge_directory(args.directory), args)
+
+
+def mutate(parser: Parser, argv: Sequence[str]) -> int:
+    """Seeded faults, every one of which the kit must catch."""
+    add_components(parser)
+    args = parser.parse(argv)
+    return kit("mutation").run(args.component, args.seed or 0)
+
+
+VERBS: dict[str, tuple[Callable[[Parser, Sequence[str]], int], str, tuple[str, ...]]] = {
+    "run": (run, "run the kit on this machine", ("run", "run --backend reference --component rms_norm --json")),
+    "list": (list_all, "list components and backends", ("list",)),
+    "export": (export, "write golden vectors for an implementation in another language", ("export vectors",)),
+    "judge": (judge, "judge the answers to golden vectors", ("judge vectors --html report.html",)),
+    "mutate": (mutate, "seed faults and show that the kit catches every one", ("mutate --component rms_norm",)),
+}
+"""Every verb: its function, what it does, and examples."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb and return its exit code: 0 nothing failed, 1 something did, 2 bad input (one sentence on stderr)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_overview())
+            return OK
+        if arguments[0] not in VERBS:
+            raise GhostError(f"There is no verb {arguments[0]!r}; the verbs are: {', '.join(VERBS)}.")
+        function, summary, examples = VERBS[arguments[0]]
+        parser = Parser(arguments[0], f"{summary.capitalize()}.", [f"{NAME} {example}" for example in examples])
+        parser.prog = f"{NAME} {arguments[0]}"
+        return function(parser, arguments[1:])
+    except SystemExit as exit:  # argparse, after --help or a bad argument
+        return exit.code if isinstance(exit.code, int) else USER_ERROR
+    except KeyboardInterrupt:
+        return _complain("interrupted.", INTERRUPTED)
+    except GhostError as error:
+        return _complain(str(error), USER_ERROR)
+    except OSError as error:
+        return _complain(explain_system_error(error), USER_ERROR)
+
+
+def _overview() -> str:
+    verbs = "\n".join(f"  {name:<8} {summary}" for name, (_, summary, _) in VERBS.items())
+    return f"usage: {NAME} VERB ...\n\nverbs:\n{verbs}\n\n`{NAME} VERB --help` shows a verb's flags and examples."
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"ghost: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
