@@ -82,7 +82,7 @@ class Host:
         starts = self._forward(x, dt, A, Bm, Cm, D, past, length)["starts"]
         shapes, grid, extra = _scan_launch(x, A, length)
         arrays = {"x": x, "dt": dt, "A": A, "Bm": Bm, "Cm": Cm, "D": D, "starts": starts, "dy": dy, **extra}
-        out = self._run(BACKWARD, arrays, shapes, (A.shape[1],), grid)
+        out = self.run(BACKWARD, arrays, shapes, {"STATES": A.shape[1]}, grid)
         return out["dx"], out["ddt"], out["dA"].sum(0), out["dB"].sum(1), out["dC"].sum(1), out["dD"].sum(0)
 
     def ternary_matmul(self, q: Any, packed: Any, scale: Any, s_x: Any) -> np.ndarray:
@@ -93,7 +93,7 @@ class Host:
         rows = q.size // max(1, inner)
         arrays = {"q": q, "packed": packed, "scale": scale, "s": s_x, "sizes": np.array([rows, inner, outputs])}
         grid = (outputs, -(-rows // sources.SUMS))
-        return self._run(TERNARY_MATMUL, arrays, {"y": (*q.shape[:-1], outputs)}, (), grid)["y"]
+        return self.run(TERNARY_MATMUL, arrays, {"y": (*q.shape[:-1], outputs)}, {}, grid)["y"]
 
     def _forward(
         self, x: Any, dt: Any, A: Any, Bm: Any, Cm: Any, D: Any, past: Any, length: Any
@@ -101,21 +101,22 @@ class Host:
         shapes, grid, extra = _scan_launch(x, A, length)
         past = np.zeros(shapes["present"], np.float32) if past is None else past
         arrays = {"x": x, "dt": dt, "A": A, "Bm": Bm, "Cm": Cm, "D": D, "past": past, **extra}
-        return self._run(FORWARD, arrays, shapes, (A.shape[1],), grid)
+        return self.run(FORWARD, arrays, shapes, {"STATES": A.shape[1]}, grid)
 
-    def _run(
+    def run(
         self,
         kernel: Kernel,
         arrays: dict[str, Any],
         shapes: dict[str, tuple[int, ...]],
-        constants: tuple[int, ...],
+        constants: dict[str, int],
         grid: tuple[int, int],
     ) -> dict[str, np.ndarray]:
+        """Outputs of a kernel by name; grid is (groups, rows) of simdgroups."""
         inputs = [np.ascontiguousarray(arrays[name], DTYPES[kind]) for name, kind in kernel.inputs.items()]
         # NaN shows what a kernel forgot to write.
         outputs = {name: np.full(shapes[name], np.nan, DTYPES[kind]) for name, kind in kernel.outputs.items()}
         pointers = [_pointer(a) for a in (*inputs, *outputs.values())]
-        getattr(self._library, kernel.name)(*pointers, *map(ctypes.c_int, (*constants, *grid)))
+        getattr(self._library, kernel.name)(*pointers, *map(ctypes.c_int, (*constants.values(), *grid)))
         return outputs
 
 

@@ -1,5 +1,5 @@
 // Gradients of the selective scan, chunk by chunk from the last: states are recomputed from `starts`, then
-// g_t = dy_t·C_t + a_{t+1}·g_{t+1} and q_t = a_t·g_t·h_{t-1}. One lane per channel; every lane takes every shuffle.
+// g_t = dy_t*C_t + a_{t+1}*g_{t+1} and q_t = a_t*g_t*h_{t-1}. One lane per channel; every lane takes every shuffle.
 // x, dt, dy (B, L, E), A (E, N), Bm, Cm (B, L, N), D (E), starts as written forward, kept (B), sizes {L, E}.
 // -> dx, ddt (B, L, E), dA (B, E, N), dB, dC (B, G, L, N) per simdgroup of channels, dD (B, E): partial sums.
 const int steps = sizes[0];

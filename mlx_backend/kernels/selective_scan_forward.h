@@ -1,4 +1,4 @@
-// u = dt·x; h_n = exp(dt·A_n)·h_n + u·Bm_n; y = (sum over n of Cm_n·h_n, in order) + D·x. One lane per channel.
+// u = dt*x; h_n = exp(dt*A_n)*h_n + u*Bm_n; y = (sum over n of Cm_n*h_n, in order) + D*x. One lane per channel.
 // x, dt (B, L, E), A (E, N), Bm, Cm (B, L, N), D (E), past (B, E, N), kept (B), sizes {L, E}; N is STATES.
 // -> y (B, L, E), present (B, E, N), starts (B, ceil(L / GHOST_CHUNK), N, E): h before every chunk.
 const int steps = sizes[0];

@@ -1,4 +1,4 @@
-// y = (float(sum over k of w_ok·q_mk) · scale_o) · s_m, the sum exact in int32. A simdgroup takes one output o (its
+// y = (float(sum over k of w_ok*q_mk) * scale_o) * s_m, the sum exact in int32. A simdgroup takes one output o (its
 // index `group`) and GHOST_SUMS rows of q; its lanes share the words of 16 trits of the weight row.
 // q (M, K) int8, packed (n, ceil(K / 16)) words of 2-bit codes trit + 1, lowest bits first, scale (n), s (M),
 // sizes {M, K, n} -> y (M, n)
