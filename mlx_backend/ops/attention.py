@@ -45,16 +45,17 @@ def strided_attention(q, k, v, bias, past=None, *, n_heads, stride, slots):
     scores = heads(q) @ heads(k).swapaxes(-1, -2) * (1 / math.sqrt(c)) + bias[:, None, None, :]
     p = slot_softmax(mx.where(visible, scores, -math.inf))
     out = (p @ heads(v)).transpose(0, 2, 1, 3).reshape(batch, length, d)
-    ring = {name: _ring(mx.stop_gradient(a), first, slots)
+    ring = {name: _ring(mx.stop_gradient(a), None if past is None else as_array(past[name]), first, slots)
             for name, a in (("keys", k), ("values", v), ("bias", bias))}
     return out, {**ring, "count": count + length}
 
 
-def _ring(rows, first, slots):
-    """The last `slots` of the rows numbered from `first` on, row j in slot j mod slots; empty slots hold zeros."""
+def _ring(rows, past, first, slots):
+    """The last `slots` of the rows numbered from `first` on, row j in slot j mod slots; empty slots stay."""
     total = first + rows.shape[1]
     if total < slots:
-        return mx.pad(rows, [(0, 0), (0, slots - total)] + [(0, 0)] * (rows.ndim - 2))
+        empty = (rows.shape[0], slots - total, *rows.shape[2:])
+        return mx.concatenate([rows, mx.zeros(empty) if past is None else past[:, total:]], 1)
     slot = np.arange(slots)
     newest = total - 1 - (total - 1 - slot) % slots  # the last number that falls in each slot
     return rows[:, mx.array((newest - first).astype(np.int32))]

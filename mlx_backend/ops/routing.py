@@ -84,12 +84,16 @@ def weighted_residual(h, u, weight):
     return h + weight[..., None] * (u - h)
 
 
+def top_k_counts(largest, capacity):
+    """ceil(capacity·n) for n = 0..largest, rounded up from float64 as by math.ceil.   -> (largest + 1,) int32"""
+    return np.ceil(capacity * np.arange(largest + 1)).astype(np.int32)
+
+
 def top_k_mask(scores, survivors, capacity):
     """The k = ceil(capacity·survivors) highest scores of each row among the survivors, ties to the lowest index.
 
-    scores (B, L), survivors (B, L) bool -> (B, L) bool. k comes from a table, rounded up from float64 as math.ceil."""
-    table = np.ceil(capacity * np.arange(scores.shape[1] + 1)).astype(np.int32)
-    k = mx.array(table)[survivors.sum(1)]
+    scores (B, L), survivors (B, L) bool -> (B, L) bool. No gradient."""
+    k = mx.array(top_k_counts(scores.shape[1], capacity))[survivors.sum(1)]
     order = mx.argsort(mx.where(survivors, -scores, math.inf), axis=1)  # a stable sort
     return (mx.argsort(order, axis=1) < k[:, None]) & survivors
 
