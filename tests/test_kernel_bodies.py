@@ -6,6 +6,7 @@ scan_bounds.py with the canonical exp (2 ULP). On a GPU products and sums may be
 
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -168,3 +169,90 @@ def test_texts_are_fit_for_mlx(kernel):
         assert not [n for n in kernel.inputs if re.search(rf"{n}_(shape|strides|ndim)", text)]
     for constant, value in (("CHUNK", sources.CHUNK), ("SUMS", sources.SUMS)):
         assert f"#define GHOST_{constant} {value}\n" in sources.text("common_subset")
+
+
+METAL_SHIM = """
+#define device __global
+#define constant __constant
+#define thread __private
+typedef int int32_t; typedef signed char int8_t; typedef unsigned int uint32_t;
+typedef unsigned int uint; typedef unsigned short ushort; typedef unsigned long size_t;
+typedef unsigned int uint3 __attribute__((ext_vector_type(3)));
+template <typename T, typename U> T as_type(U value) {
+  union { U from; T to; } both; both.from = value; return both.to;
+}
+namespace metal { template <typename T> T simd_shuffle_xor(T value, ushort mask) { return mask > 31 ? T(0) : value; } }
+"""
+CUDA_SHIM = """
+#define __device__ __attribute__((device))
+#define __global__ __attribute__((global))
+#define __forceinline__ inline __attribute__((always_inline))
+typedef unsigned long size_t;
+struct Index { unsigned x, y, z; };
+extern __device__ const Index threadIdx, blockIdx;
+__device__ float __uint_as_float(unsigned);
+__device__ unsigned __float_as_uint(float);
+__device__ float __shfl_xor_sync(unsigned, float, int);
+__device__ int __shfl_xor_sync(unsigned, int, int);
+"""
+needs_clang = pytest.mark.skipif(not shutil.which("clang++"), reason="needs clang++")
+
+
+def clang_errors(text, path, *flags):
+    path.write_text(text)
+    command = ["clang++", *flags, "-fsyntax-only", "-Wall", "-Wno-unknown-cuda-version", "-Wno-unknown-attributes"]
+    return subprocess.run([*command, "-Werror", str(path)], capture_output=True, text=True, check=False).stderr
+
+
+def metal_errors(text, tmp_path):
+    return clang_errors(METAL_SHIM + text, tmp_path / "kernel.cl", "-x", "cl", "-cl-std=clc++",
+                        "-Xclang", "-finclude-default-header")  # fmt: skip
+
+
+def metal_text(name, size, capfd, tmp_path):
+    """The source that MLX itself makes for Metal; it prints it, without a GPU, while it exports a function."""
+    mx = pytest.importorskip("mlx.core")
+    from mlx_backend.kernels import device
+
+    kernel = sources.KERNELS[name]
+    dtypes = device.DTYPES
+
+    def function(*arrays):
+        return device.built("metal", name)(
+            inputs=list(arrays), output_shapes=[(size,)] * len(kernel.outputs),
+            output_dtypes=[dtypes[kind] for kind in kernel.outputs.values()], grid=(32, 1, 1),
+            threadgroup=(32, 1, 1), template=[(constant, 16) for constant in kernel.constants], verbose=True,
+        )  # fmt: skip
+
+    arrays = [mx.zeros((size,), dtypes[kind]) for kind in kernel.inputs.values()]
+    mx.export_function(str(tmp_path / "kernel.mlxfn"), function, *arrays)
+    printed = capfd.readouterr().out.split("```\n")[1]
+    return re.sub(r"\[\[host_name\([^)]*\)\]\] \[\[kernel\]\]", "", printed)
+
+
+@needs_clang
+@pytest.mark.parametrize("size", [1, 100])  # MLX puts arrays of fewer than 8 elements into constant memory
+@pytest.mark.parametrize("name", sources.KERNELS)
+def test_metal_source_is_well_formed_and_keeps_address_spaces_apart(name, size, capfd, tmp_path):
+    """Read as C++ for OpenCL, which has Metal's address spaces under other names."""
+    text = metal_text(name, size, capfd, tmp_path)
+    assert ("const constant float" in text) == (size < 8)
+    assert metal_errors(text, tmp_path) == ""
+    output = next(iter(sources.KERNELS[name].outputs))
+    wrong = text.replace("ghost_lane_sums(sums, lane)", f"ghost_lane_sums({output}, lane)")
+    wrong = wrong.replace("ghost_exp(step_size * rate[n])", "ghost_exp(&step_size)")
+    assert "error: " in metal_errors(wrong, tmp_path)
+
+
+@needs_clang
+def test_cuda_source_is_well_formed(tmp_path):
+    text = CUDA_SHIM + sources.header("cuda")
+    for kernel in sources.KERNELS.values():
+        parameters = [f"const {kind}* {name}" for name, kind in kernel.inputs.items()]
+        parameters += [f"{kind}* {name}" for name, kind in kernel.outputs.items()]
+        constants = "".join(f"constexpr int {name} = 16;\n" for name in kernel.constants)
+        body = constants + sources.PLACES["cuda"] + sources.text(kernel.name)
+        text += f"__global__ void {kernel.name}({', '.join(parameters)}) {{\n{body}\n}}\n"
+    flags = ("-x", "cuda", "--cuda-gpu-arch=sm_70", "--cuda-device-only", "-nocudainc", "-nocudalib", "-std=c++17")
+    assert clang_errors(text, tmp_path / "kernels.cu", *flags) == ""
+    assert "error: " in clang_errors(text.replace("threadIdx", "threadIndex", 2), tmp_path / "wrong.cu", *flags)
