@@ -84,7 +84,7 @@ def _add_scales(found: dict[str, Tolerance], component: Component, case: Case, a
         return
     errors: dict[str, list[np.ndarray]] = {name: [] for name in inexact}
     for run in range(RUNS):
-        dice = Dice(arithmetic, np.random.default_rng(run))
+        dice = Dice.of_run(arithmetic, run)
         outputs = run_reference(component, case, lambda x, dice=dice: MonteCarlo((x.astype(np.float64),), dice))
         for name, t in inexact.items():
             errors[name].append(plain(outputs[name]) - t.truth)

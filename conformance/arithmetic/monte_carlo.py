@@ -19,14 +19,27 @@ from conformance.arithmetic.tracked import Array, Tracked
 
 @dataclass(frozen=True)
 class Dice:
-    """An arithmetic and the random stream that disturbs it."""
+    """An arithmetic and the random stream that disturbs it. common: of this run, the same for all elements of exp."""
 
     arithmetic: Arithmetic
     rng: np.random.Generator
+    common: float
+
+    @classmethod
+    def of_run(cls, arithmetic: Arithmetic, run: int) -> Dice:
+        """The dice of one numbered run."""
+        rng = np.random.default_rng(run)
+        return cls(arithmetic, rng, float(rng.uniform(-1, 1)))
 
     def disturb(self, value: Array, relative: Any = 1.0) -> Array:
         """value·(1 + u·relative·ξ), ξ uniform in [-1, 1]."""
         return value * (1 + self.arithmetic.unit * relative * self.rng.uniform(-1, 1, np.shape(value)))
+
+    def disturb_exp(self, value: Array, x: Array) -> Array:
+        """exp(x) with its own noise and bias."""
+        a = self.arithmetic
+        noise = a.exp_noise[0] + a.exp_noise[1] * np.abs(x)
+        return self.disturb(value, noise) + value * (a.unit * noise * a.exp_bias * self.common)
 
     def disturb_sum(self, total: Array, squares: Array, terms: int) -> Array:
         """A sum of `terms` terms with the error of its partial sums (see the module)."""
@@ -61,12 +74,10 @@ class MonteCarlo(Tracked):
 
     def ufunc(self, name: str, operands: tuple[Self, ...]) -> Self:
         values = [x.parts[0] for x in operands]
-        arithmetic = self.model.arithmetic
         with np.errstate(all="ignore"):
             result = getattr(np, name)(*values)
             if name in ("negative", "absolute", "maximum", "minimum", "nextafter"):
                 return self.like((result,))
             if name == "exp":
-                return self.like((self.model.disturb(
-                    result, arithmetic.exp_noise[0] + arithmetic.exp_noise[1] * np.abs(values[0])),))
+                return self.like((self.model.disturb_exp(result, values[0]),))
             return self.like((self.model.disturb(result),))

@@ -1,0 +1,25 @@
+"""The NumPy trainer's op vocabulary: compiled Cython kernels and BLAS dots laid over the reference by name."""
+
+from __future__ import annotations
+
+from conformance.arithmetic import BINARY32
+from conformance.backend import Backend
+from conformance.backends.pairs import PairBackend
+from conformance.results import BackendInfo
+from ghost_ref import training_ops
+from ghost_ref.ops.linear import pairwise_dot_backward, slot_sum_backward
+
+INFO = ("cython", "the NumPy trainer's compiled kernels and BLAS dots")
+SCOPE = "the NumPy trainer uses the reference here"
+
+
+def backends() -> list[Backend | BackendInfo]:
+    if not training_ops.have_kernels():
+        return [BackendInfo(*INFO, "the compiled kernels are not built; install Ghost without GHOST_PURE=1")]
+    from ghost_ref import _train
+
+    pairs = {name: (getattr(_train, f"{name}_forward"), getattr(_train, f"{name}_backward"))
+             for name in training_ops.KERNELS}
+    pairs["pairwise_dot"] = training_ops.pairwise_dot_forward, pairwise_dot_backward
+    pairs["slot_sum"] = training_ops.slot_sum_forward, slot_sum_backward
+    return [PairBackend(BackendInfo(*INFO), BINARY32, pairs, SCOPE)]
