@@ -18,6 +18,7 @@ from ghost_ref.quantise import quantise
 from ghost_ref.routing_metrics import Counts, routing_counts, routing_metrics
 from ghost_ref.schedule import learning_rate
 from mlx_backend import ops
+from mlx_backend.numerics import require_float32_matmul
 from mlx_backend.optimizer import Params, adamw, project, square_sums, step_factors
 
 BRANCHES = 4  # residual branches of a layer at most, each with a dropout mask of its own
@@ -38,7 +39,9 @@ class Trainer:
         self.params, self.first_moments, self.second_moments, self.memory = (
             to_mlx(arrays) for arrays in (checkpoint.params, checkpoint.first_moments, checkpoint.second_moments,
                                           checkpoint.memory))
+        require_float32_matmul()  # also starts MLX's default stream: a step traced before that is traced again after it
         self.traces = 0
+        self.counted: list[tuple[int, str]] = []
         self.compiled = mx.compile(self._step)
 
     def sync(self) -> None:
@@ -78,7 +81,10 @@ class Trainer:
         self.params, self.first_moments, self.second_moments, keys = new
         if keys is not None:
             self.memory = {"counts": arrays["entry_counts"], "keys": keys, "values": arrays["entry_values"]}
-        return {**metrics, "lr": lr, **routing_metrics(measured["routing"], valid_count)}
+        counts: Counts = {}
+        for (layer, name), count in zip(self.counted, np.array(measured["counts"]).tolist(), strict=True):
+            counts.setdefault(layer, {})[name] = count
+        return {**metrics, "lr": lr, **routing_metrics(counts, valid_count)}
 
     def _batch_arrays(self, batch: Batch, index: int) -> Arrays:
         """The batch, the places of the next memory entries, the dropout key and the loss counts as arrays."""
@@ -99,23 +105,30 @@ class Trainer:
         """The state after the step, and what is measured on the way. Pure; traced by mx.compile."""
         self.traces += 1
         loss_and_gradients = mx.value_and_grad(self._loss)
-        (loss, cross_entropy, hidden, routing), grads = loss_and_gradients(params, memory, arrays)
+        (loss, cross_entropy, hidden, counts), grads = loss_and_gradients(params, memory, arrays)
         sums = square_sums(grads)
         norm = mx.sqrt(sums.sum())
         clip = mx.minimum(1.0, self.run.training.clip_norm / mx.maximum(norm, 1e-30))
         state = (*self._update(params, first, second, {name: g * clip for name, g in grads.items()}, factors),
                  self._memory_keys(hidden, arrays))
         return state, {"loss": loss, "cross_entropy": cross_entropy, "norm": norm, "square_sums": sums,
-                       "routing": routing}
+                       "counts": counts}
 
-    def _loss(self, params: Params, memory: Arrays, arrays: Arrays) -> tuple[mx.array, mx.array, mx.array, Counts]:
+    def _loss(self, params: Params, memory: Arrays, arrays: Arrays) -> tuple[mx.array, ...]:
+        """Loss, cross-entropy, hidden states, and the routing counts in the order of `self.counted`.
+
+        The counts are one array because some are equal by definition (all layers without a predictor have the same
+        survivors), and mx.compile fails on equal results of a differentiated function."""
         config, training = self.run.config, self.run.training
         fields: list[Any] = [arrays[name] for name in ("tokens", "targets", "loss_mask", "valid")]
         batch = Batch(*fields)
         loss, (cross_entropy, output) = objective(
             quantise(params, config, ops), config, training, batch, ops=ops,
             counts=(arrays["loss_count"], arrays["valid_count"]), memory=memory or None, dropout=self._dropout(arrays))
-        return loss, cross_entropy, output.hidden, routing_counts(output, batch.valid, ops=ops)
+        counts = {(layer, name): count for layer, names in routing_counts(output, batch.valid, ops=ops).items()
+                  for name, count in names.items()}
+        self.counted = list(counts)
+        return loss, cross_entropy, output.hidden, mx.stack(list(counts.values()) or [mx.array(0)])
 
     def _update(self, params: Params, first: Params, second: Params, grads: Params,
                 factors: Arrays) -> tuple[Params, Params, Params]:
