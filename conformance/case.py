@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance.arithmetic import plain
+
 Arrays = dict[str, Any]
 FORWARD, BACKWARD = "forward", "backward"
 
@@ -47,7 +49,8 @@ class Component:
     a dict among them contributes "name.key" entries. differentiable: how many outputs carry a gradient. gradients:
     arguments whose gradient the backward pass gives. canonical: pinned to the bit in the reference and the runtime
     (docs/semantics.md). decisions: discrete outputs; `undecided(case, arithmetic)` gives per such output the mask of
-    elements whose margin is below the error bound, where either decision is right. make(rng, extensive) -> cases."""
+    elements whose margin is below the error bound, where either decision is right. exact_arguments: arrays and
+    statics whose float32 numbers are exact (integers, masks, forced decisions). make(rng, extensive) -> cases."""
 
     name: str
     function: str
@@ -59,6 +62,7 @@ class Component:
     canonical: bool = True
     decisions: tuple[str, ...] = ()
     undecided: Callable[..., Mapping[str, np.ndarray]] | None = None
+    exact_arguments: tuple[str, ...] = ()
 
     def cases(self, seed: int, extensive: bool = False) -> Iterator[Case]:
         """The cases of one seed; every one has its own name."""
@@ -71,13 +75,17 @@ def run_reference(component: Component, case: Case, wrap: Callable[[np.ndarray],
     module, _, name = component.function.partition(":")
     found = importlib.import_module(module)
 
-    def wrapped(x: Any) -> Any:
+    def wrapped(x: Any, exact: bool = False) -> Any:
         if isinstance(x, dict):
-            return {k: wrapped(v) for k, v in x.items()}
-        return wrap(x) if isinstance(x, np.ndarray) and x.dtype == np.float32 else x
+            return {k: wrapped(v, exact) for k, v in x.items()}
+        if isinstance(x, tuple):
+            return tuple(wrapped(v, exact) for v in x)
+        if not (isinstance(x, np.ndarray) and x.dtype == np.float32):
+            return x
+        return plain(wrap(x)) if exact else wrap(x)
 
-    arrays = [wrapped(case.arguments.get(argument)) for argument in component.arguments]
-    statics = {k: wrapped(v) for k, v in case.statics.items()}
+    arrays = [wrapped(case.arguments.get(a), a in component.exact_arguments) for a in component.arguments]
+    statics = {k: wrapped(v, k in component.exact_arguments) for k, v in case.statics.items()}
     forward = getattr(found, f"{name}_forward", None)
     with np.errstate(all="ignore"):
         if forward is None:

@@ -4,6 +4,9 @@ Each value v of the float64 run comes with the largest error that a rounded run 
 order of its additions. The parts are v; e, the error inherited and made in products; m, the sum of the absolute values
 of the terms that v is a sum of; and k, how many additions deep that sum may be. Additions are charged when the sum is
 used: whatever their order, they cost at most k·u·m (Higham, section 4.2), so |computed - v| <= e + k·u·m.
+
+Nothing is charged where nothing can be rounded: adding an exact zero, a product with -1, 0 or 1, a product or quotient
+of exact numbers that is a binary32 number (a relative error of at most 2^-24 cannot reach the next one).
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ import numpy as np
 
 from conformance.arithmetic.tracked import Array, Tracked
 
+BINARY32_UNIT = 2.0**-24
+SIGNS = (-1.0, 0.0, 1.0)
+
 
 class RunningError(Tracked):
     """parts: v, e, m, k (see the module). model: an Arithmetic."""
@@ -22,7 +28,8 @@ class RunningError(Tracked):
 
     @classmethod
     def parts_of_exact(cls, x: Any) -> tuple[Array, ...]:
-        return x, np.zeros_like(x), np.abs(x), np.zeros_like(x)
+        """A number that binary32 has not (a constant such as 1e-5, a long integer sum) is rounded to it."""
+        return x, np.where(_in_binary32(x), 0, BINARY32_UNIT * np.abs(x)), np.abs(x), np.zeros_like(x)
 
     @property
     def bound(self) -> Array:
@@ -34,8 +41,8 @@ class RunningError(Tracked):
     def sum(self, axis: Any = None, keepdims: bool = False, **ignored: Any) -> Self:
         v, e, m, k = self.parts
         total = v.sum(axis, keepdims=keepdims)
-        terms = self.size // max(total.size, 1)
-        depth = k.max(axis, keepdims=keepdims, initial=0) + max(terms - 1, 0)
+        terms = ((m != 0) | (e != 0)).sum(axis, keepdims=keepdims)
+        depth = k.max(axis, keepdims=keepdims, initial=0) + np.maximum(terms - 1, 0)
         return self.like((total, e.sum(axis, keepdims=keepdims), m.sum(axis, keepdims=keepdims), depth))
 
     def dot(self, name: str, subscripts: str, a: Self, b: Self) -> Self:
@@ -44,10 +51,32 @@ class RunningError(Tracked):
 
         v, m = product(a.parts[0], b.parts[0]), product(a.parts[2], b.parts[2])
         e = product(a.parts[2], b.parts[1]) + product(a.parts[1], b.parts[2]) + product(a.parts[1], b.parts[1])
-        terms = _terms(subscripts, a, b)
-        e = e + self.model.unit * m + terms * self.model.tiny
-        depth = terms - 1 + a.parts[3].max(initial=0) + b.parts[3].max(initial=0)
-        return self.like((v, e, m, np.full_like(v, depth)))
+        if not (a.signs_only or b.signs_only):
+            e = e + self.model.unit * m + _terms(subscripts, a, b) * self.model.tiny
+        added = np.maximum(product(a.present, b.present) - 1, 0)
+        return self.like((v, e, m, added + a.parts[3].max(initial=0) + b.parts[3].max(initial=0)))
+
+    @property
+    def present(self) -> Array:
+        """1 for what takes part in a sum, 0 for exact zeros."""
+        return ((self.parts[2] != 0) | (self.parts[1] != 0)).astype(np.float64)
+
+    @property
+    def exact(self) -> Array:
+        """Where the computed number is the true one."""
+        return (self.parts[1] == 0) & ((self.parts[3] == 0) | (self.parts[2] == 0))
+
+    @property
+    def signs_only(self) -> bool:
+        """Exactly -1, 0 and 1."""
+        return bool(self.exact.all()) and bool(np.isin(self.parts[0], SIGNS).all())
+
+    def rounding(self, v: Array, a: Self, b: Self) -> Array:
+        """What rounding a product or quotient v of a and b costs."""
+        kept = a.exact & (a.parts[0] == 0)
+        if self.model.unit <= BINARY32_UNIT:
+            kept = kept | (a.exact & b.exact & _in_binary32(v))
+        return np.where(kept, 0, self.model.unit * np.abs(v) + self.model.tiny)
 
     def ufunc(self, name: str, operands: tuple[Self, ...]) -> Self:
         with np.errstate(all="ignore"):
@@ -59,8 +88,8 @@ class RunningError(Tracked):
 
     def _add(self, a: Self, b: Self, sign: float = 1.0) -> Self:
         (va, ea, ma, ka), (vb, eb, mb, kb) = a.parts, b.parts
-        added = ((ma != 0) & (mb != 0)).astype(np.float64)  # adding an exact zero rounds nothing
-        return self.like((va + sign * vb, ea + eb, ma + mb, np.maximum(ka, kb) + added))
+        added = a.present * b.present
+        return self.like((va + sign * vb, ea + eb + self.model.tiny * added, ma + mb, np.maximum(ka, kb) + added))
 
     def _subtract(self, a: Self, b: Self) -> Self:
         return self._add(a, b, -1.0)
@@ -68,20 +97,21 @@ class RunningError(Tracked):
     def _multiply(self, a: Self, b: Self) -> Self:
         (va, ea, ma, ka), (vb, eb, mb, kb) = a.parts, b.parts
         m = ma * mb
-        error = ma * eb + ea * mb + ea * eb + self.model.unit * m + np.where(m == 0, 0, self.model.tiny)
-        return self.like((va * vb, error, m, ka + kb))
+        kept = (a.exact & np.isin(va, SIGNS)) | (b.exact & np.isin(vb, SIGNS))
+        rounding = np.where(kept, 0, self.rounding(va * vb, a, b) + self.model.unit * (m - np.abs(va * vb)))
+        return self.like((va * vb, ma * eb + ea * mb + ea * eb + rounding, m, ka + kb))
 
     def _divide(self, a: Self, b: Self) -> Self:
         q = a.parts[0] / b.parts[0]
         room = np.maximum(np.abs(b.parts[0]) - b.bound, 0)
-        error = (a.bound + np.abs(q) * b.bound) / room + self.model.unit * np.abs(q) + self.model.tiny
-        return self.fresh(q, np.where((a.bound == 0) & (a.parts[0] == 0), 0, error))
+        return self.fresh(q, (a.bound + np.abs(q) * b.bound) / room + self.rounding(q, a, b))
 
     _true_divide = _divide
 
     def _sqrt(self, a: Self) -> Self:
         v, root = a.parts[0], np.sqrt(a.parts[0])
-        return self.fresh(root, root - np.sqrt(np.maximum(v - a.bound, 0)) + self.model.unit * root)
+        low, high = np.sqrt(np.maximum(v - a.bound, 0)), np.sqrt(v + a.bound)
+        return self.fresh(root, np.maximum(root - low, high - root) + self.model.unit * high)
 
     def _exp(self, a: Self) -> Self:
         v, ulp = np.exp(a.parts[0]), self.model.exp_ulp
@@ -108,20 +138,24 @@ class RunningError(Tracked):
 
     def _negative(self, a: Self) -> Self:
         v, e, m, k = a.parts
-        return self.like((-v, e, m, k))
+        return self.like((-v, e.copy(), m.copy(), k.copy()))
 
     def _absolute(self, a: Self) -> Self:
         return self.fresh(np.abs(a.parts[0]), a.bound)
 
     def _nextafter(self, a: Self, b: Self) -> Self:
-        return self.fresh(a.parts[0], a.bound + 2 * self.model.unit * np.abs(a.parts[0]))
+        """The next binary32 number: of a number known exactly, itself exact."""
+        v = a.parts[0].astype(np.float32)
+        step = np.abs(np.nextafter(v, b.parts[0].astype(np.float32)).astype(np.float64) - v)
+        near = np.where(a.exact & _in_binary32(a.parts[0]), 0, a.bound + 2 * step)
+        return self.fresh(v + np.sign(b.parts[0] - v) * step, near)
 
     def _maximum(self, a: Self, b: Self) -> Self:
         """Where the bounds overlap either operand may win."""
-        return self._select(a, b, a.parts[0] >= b.parts[0])
+        return self._select(a, b, (a.parts[0] >= b.parts[0]) | np.isnan(a.parts[0]))
 
     def _minimum(self, a: Self, b: Self) -> Self:
-        return self._select(a, b, a.parts[0] <= b.parts[0])
+        return self._select(a, b, (a.parts[0] <= b.parts[0]) | np.isnan(a.parts[0]))
 
     def _select(self, a: Self, b: Self, first: Array) -> Self:
         value = np.where(first, a.parts[0], b.parts[0])
@@ -140,3 +174,9 @@ def _terms(subscripts: str, a: Tracked, b: Tracked) -> int:
     sizes = {letter: n for names, x in zip(inputs.split(","), (a, b), strict=True)
              for letter, n in zip(names, x.shape, strict=True)}
     return int(np.prod([n for letter, n in sizes.items() if letter not in output], dtype=np.int64))
+
+
+def _in_binary32(x: Array) -> Array:
+    """Which numbers binary32 has."""
+    with np.errstate(all="ignore"):
+        return (np.asarray(x, np.float32) == x) | np.isnan(x)

@@ -161,8 +161,15 @@ class Tracked(np.lib.mixins.NDArrayOperatorsMixin):
     def _np_where(self, mask: Any, a: Any, b: Any) -> Self:
         return self._each_of((a, b), lambda group: np.where(mask, *group))
 
-    def _np_clip(self, x: Any, low: Any, high: Any, **ignored: Any) -> Self:
-        return np.minimum(np.maximum(x, low), high)
+    def _np_clip(self, x: Any, low: Any, high: Any, out: Any = None, **ignored: Any) -> Self:
+        clipped = np.minimum(np.maximum(x, low), high)
+        if out is None:
+            return clipped
+        out[...] = clipped
+        return out
+
+    def _np_dot(self, a: Any, b: Any) -> Self:
+        return self.dot("dot", "i,i->", self.lift(a), self.lift(b))
 
     def _np_zeros_like(self, x: Any, dtype: Any = None, shape: Any = None) -> Self:
         return self.like(self.parts_of_exact(np.zeros(x.shape if shape is None else shape)))
