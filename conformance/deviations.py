@@ -76,7 +76,7 @@ def _entry(path: Path, number: int, entry: Any) -> Deviation:
         # exact types: a bool is an int, a time stamp is a date, and neither is meant here
         if type(value) not in TYPES[name]:
             kind = " or ".join(t.__name__ for t in TYPES[name])
-            raise GhostError(f"{where}: {name} must be a {kind}, got {value!r}.")
+            raise GhostError(f"{where}: {name} must be {kind}, got {value!r}.")
         if value == "" and name != "url":
             raise GhostError(f"{where}: {name} is empty.")
     if not entry["margin"] > 0:  # NaN too

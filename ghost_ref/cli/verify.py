@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 def _refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
     """GhostError for the first of these flags that was given."""
     for name in names:
-        if getattr(args, name) not in (None, False):
+        if getattr(args, name) is not None and getattr(args, name) is not False:  # a seed of 0 was given
             raise GhostError(f"--{name} {why}.")
 
 
