@@ -1,0 +1,96 @@
+"""Faults planted in the reference, the native core and the MLX ops, and the tables that say which."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conformance import mutation
+from conformance.mutation.judging import BY_NAME
+from conformance.mutation.operator import ROOT, Operator
+from conformance.mutation.operators import TABLES
+from conformance.mutation.outcome import BROKEN, CAUGHT, EQUIVALENT, SURVIVED
+from conformance.mutation.patched_import import patched_copy
+from ghost_ref.errors import GhostError
+
+pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="needs the source tree")
+EPSILON = Operator("epsilon", "", "ghost_ref/ops/norm.py", "RMS_EPSILON = 1e-5", "RMS_EPSILON = 1e-6", ("rms_norm",))
+
+
+@pytest.mark.parametrize("target", TABLES)
+def test_every_old_text_occurs_once(target):
+    for operator in TABLES[target]:
+        patched = operator.patch((ROOT / operator.file).read_text(encoding="utf-8"))
+        assert operator.new in patched and operator.old != operator.new
+
+
+@pytest.mark.parametrize("target", TABLES)
+def test_names_are_unique_and_say_what_must_catch_them(target):
+    assert not [name for name, n in Counter(o.name for o in TABLES[target]).items() if n > 1]
+    assert all(o.components and o.description for o in TABLES[target])
+
+
+def test_a_text_that_occurs_twice_or_never_is_refused():
+    with pytest.raises(ValueError, match="2 times"):
+        EPSILON.patch("RMS_EPSILON = 1e-5\nRMS_EPSILON = 1e-5")
+    with pytest.raises(ValueError, match="0 times"):
+        EPSILON.patch("")
+
+
+def test_a_patched_copy_leaves_the_clean_modules_alone():
+    clean = importlib.import_module("ghost_ref.ops.norm")
+    with patched_copy(EPSILON, ("ghost_ref",)) as copy:
+        faulty = importlib.import_module(copy.name_of("ghost_ref.ops.norm"))
+        assert faulty.RMS_EPSILON == 1e-6 and clean.RMS_EPSILON == 1e-5
+        assert faulty.lane_sum is not clean.lane_sum
+        assert importlib.import_module(copy.name_of("ghost_ref.sampling")).GhostError is GhostError
+        x = np.full((1, 4), 1e-3, np.float32)
+        assert (faulty.rms_norm(x, x[0]) > clean.rms_norm(x, x[0])).all()
+    with pytest.raises(ImportError):
+        importlib.import_module(copy.name_of("ghost_ref.ops.norm"))
+
+
+QUICK = ("exp_nan_swallowed", "lane_lost", "rms_epsilon", "rms_one_ulp", "softplus_threshold", "sigmoid_gradient")
+
+
+def test_quick_faults_are_caught():
+    report = mutation.run(operators=[n for n in QUICK if set(named(n).components) <= set(BY_NAME)])
+    assert report.passed and report.survivors() == []
+    assert {o.status for o in report.outcomes} == {CAUGHT}
+
+
+def named(name: str) -> Operator:
+    return next(o for o in TABLES["numpy"] if o.name == name)
+
+
+HARMLESS = Operator("harmless", "the same", EPSILON.file, EPSILON.old, "RMS_EPSILON = 1e-5 + 0", ("rms_norm",))
+
+
+@pytest.mark.parametrize(("changes", "status", "passed"), [
+    ({}, SURVIVED, False),
+    ({"equivalent": "Adding zero to a positive number changes nothing."}, EQUIVALENT, True),
+    ({"new": "RMS_EPSILON = 1e-6", "equivalent": "It is not."}, BROKEN, False),
+    ({"new": "RMS_EPSILON = 1 / 0"}, BROKEN, False),
+])
+def test_what_is_no_fault_survives_and_what_raises_is_no_catch(monkeypatch, changes, status, passed):
+    monkeypatch.setitem(TABLES, "numpy", (replace(HARMLESS, **changes),))
+    report = mutation.run()
+    assert [o.status for o in report.outcomes] == [status] and report.passed is passed
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(GhostError, match="no mutation target 'cobol'"):
+        mutation.run(("cobol",))
+    with pytest.raises(GhostError, match="no fault 'nothing'"):
+        mutation.run(operators=["nothing"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TABLES)
+def test_every_fault_is_caught_or_proved_equivalent(target):
+    report = mutation.run((target,))
+    assert report.passed, [(o.operator, o.component, o.status, o.detail) for o in report.survivors()]
