@@ -286,6 +286,8 @@ def test_html_escapes_text() -> None:
     report.backends[1] = BackendInfo(NASTY, NASTY, NASTY)
     page = Page(html(report).decode())
     assert "b" not in page.tags and not any(name == "onload" for name, _ in page.attributes)
+    shown = NASTY.partition("\x00")[0]
+    assert any(name == "title" and (value or "").startswith(shown) for name, value in page.attributes)
 
 
 def test_a_failure_outside_the_matrix_is_on_the_page() -> None:
