@@ -55,7 +55,7 @@ def test_lane_sum_gives_the_bits_of_the_reference(shape):
     x = normal(*shape) * np.exp(3 * normal(*shape))
     x[RNG.random(shape) < 0.1] = -0.0
     np.testing.assert_array_equal(bits(numerics.lane_sum(mx.array(x))), bits(reference_numerics.lane_sum(x)))
-    np.testing.assert_array_equal(bits(numerics.lane_sum(mx.array(x * -0.0))), bits(np.zeros(shape[:-1])))
+    np.testing.assert_array_equal(bits(numerics.lane_sum(mx.full(shape, -0.0))), bits(np.zeros(shape[:-1])))
 
 
 @pytest.mark.parametrize(("name", "low", "high", "ulp"), [
@@ -124,7 +124,8 @@ def disturbed_params(config: ModelConfig) -> dict[str, np.ndarray]:
         if name.endswith((".scale", ".codebook")):
             p *= np.exp(rng.normal(0, 0.3, p.shape)).astype(np.float32)
     params["layers.0.mixer.A_log"][3] = 0
-    params["layers.0.mixer.in_proj.weight"][:2] = [[0], [0.25]]  # rows without contrast
+    params["layers.0.mixer.in_proj.weight"][:2] = [[0], [0.25]]  # rows without contrast, whose threshold
+    params["layers.0.mixer.in_proj.threshold"][:2] = 1.2  # would remove everything
     return params
 
 
