@@ -6,7 +6,8 @@ of the terms that v is a sum of; and k, how many additions deep that sum may be.
 used: whatever their order, they cost at most k·u·m (Higham, section 4.2), so |computed - v| <= e + k·u·m.
 
 Nothing is charged where nothing can be rounded: adding an exact zero, a product with -1, 0 or 1, a product or quotient
-of exact numbers that is a binary32 number (a relative error of at most 2^-24 cannot reach the next one).
+of exact numbers that is a binary32 number (a relative error of at most 2^-24 cannot reach the next one), a sum of exact
+numbers that are integers on the scale of their sum.
 """
 
 from __future__ import annotations
@@ -36,14 +37,25 @@ class RunningError(Tracked):
         """The largest error of every element."""
         _, e, m, k = self.parts
         with np.errstate(invalid="ignore"):
-            return e + k * self.model.unit * m
+            return np.where(k == 0, e, e + k * self.model.unit * m)
 
     def sum(self, axis: Any = None, keepdims: bool = False, **ignored: Any) -> Self:
         v, e, m, k = self.parts
         total = v.sum(axis, keepdims=keepdims)
         terms = ((m != 0) | (e != 0)).sum(axis, keepdims=keepdims)
         depth = k.max(axis, keepdims=keepdims, initial=0) + np.maximum(terms - 1, 0)
+        depth = np.where(self._on_a_grid(axis, keepdims), 0, depth)
         return self.like((total, e.sum(axis, keepdims=keepdims), m.sum(axis, keepdims=keepdims), depth))
+
+    def _on_a_grid(self, axis: Any, keepdims: bool) -> Any:
+        """Where exact terms are all multiples of the binary32 spacing at the sum of their magnitudes: then so is every
+        partial sum, and none is rounded."""
+        if self.model.unit > BINARY32_UNIT:
+            return False
+        v, _, m, _ = self.parts
+        with np.errstate(all="ignore"):
+            steps = v / np.exp2(np.floor(np.log2(m.sum(axis, keepdims=True))) - 23)
+            return (self.exact & (steps == np.rint(steps))).all(axis, keepdims=keepdims)
 
     def dot(self, name: str, subscripts: str, a: Self, b: Self) -> Self:
         def product(x: Array, y: Array) -> Array:
@@ -116,7 +128,9 @@ class RunningError(Tracked):
     def _exp(self, a: Self) -> Self:
         v, ulp = np.exp(a.parts[0]), self.model.exp_ulp
         allowed = 2 * self.model.unit * (ulp[0] + ulp[1] * np.abs(a.parts[0]))
-        return self.fresh(v, v * (np.expm1(a.bound) + allowed * np.exp(a.bound)) + self.model.tiny)
+        error = v * (np.expm1(a.bound) + allowed * np.exp(a.bound)) + self.model.tiny
+        vanishes = np.isneginf(a.parts[0]) & np.isfinite(a.parts[1])  # an infinity in every arithmetic
+        return self.fresh(v, np.where(vanishes, 0, error))
 
     def _function(self, value: Array, slope_error: Array) -> Self:
         return self.fresh(value, slope_error + 2 * self.model.unit * self.model.function_ulp * np.abs(value)
