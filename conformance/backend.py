@@ -17,7 +17,7 @@ from conformance.results import BackendInfo
 from ghost_ref.errors import GhostError
 
 GROUP = "ghost.conformance_backends"
-OWN = ("reference", "cython", "mlx")
+OWN = ("reference", "cython", "native", "mlx")
 """Modules of conformance.backends, each with `backends() -> list[Backend | BackendInfo]`."""
 
 
@@ -41,8 +41,8 @@ class Backend(Protocol):
     arithmetic: Arithmetic
     exact: bool
 
-    def absence(self, component: Component, direction: str) -> Absence | None:
-        """Why this component and direction is not run here, None if it is."""
+    def absence(self, component: Component, case: Case) -> Absence | None:
+        """Why this case is not run here, None if it is."""
         ...
 
     def run(self, component: Component, case: Case) -> Arrays:

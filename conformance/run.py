@@ -73,12 +73,13 @@ def _run_component(component: Component, backends: list[Backend], report: Report
             continue
         judgement = CaseJudgement(component, case)
         for backend in backends:
-            absence = backend.absence(component, case.direction)
+            absence = backend.absence(component, case)
             if absence is None:
                 report.results.append(judgement.result(backend))
             else:
                 status = NOT_RUN if absence.applicable else NOT_APPLICABLE
-                report.absent.setdefault((component.name, backend.info.name), Cell(status, reason=absence.reason))
+                report.results.append(Result(component.name, case.name, backend.info.name, status,
+                                             detail=absence.reason))
 
 
 class CaseJudgement:

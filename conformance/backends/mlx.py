@@ -32,7 +32,7 @@ class MlxBackend:
 
         self.info, self.device, self.compiled, self.mx = info, device, compiled, mx
 
-    def absence(self, component: Component, direction: str) -> Absence | None:
+    def absence(self, component: Component, case: Case) -> Absence | None:
         return None if find_function(component.name) else Absence("MLX trains and evaluates; this is the runtime's")
 
     def run(self, component: Component, case: Case) -> Arrays:

@@ -21,7 +21,7 @@ class PairBackend:
                  scope: str) -> None:
         self.info, self.arithmetic, self.pairs, self.scope = info, arithmetic, pairs, scope
 
-    def absence(self, component: Component, direction: str) -> Absence | None:
+    def absence(self, component: Component, case: Case) -> Absence | None:
         return None if component.name in self.pairs else Absence(self.scope)
 
     def run(self, component: Component, case: Case) -> Arrays:

@@ -15,7 +15,7 @@ class ReferenceBackend:
     arithmetic = BINARY32
     exact = False
 
-    def absence(self, component: Component, direction: str) -> Absence | None:
+    def absence(self, component: Component, case: Case) -> Absence | None:
         return None
 
     def run(self, component: Component, case: Case) -> Arrays:

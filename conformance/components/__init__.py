@@ -5,6 +5,7 @@ from conformance.components import (
     elementwise,
     embedding,
     files,
+    fused,
     linear,
     losses,
     networks,
@@ -16,6 +17,6 @@ from conformance.components import (
     storage,
 )
 
-MODULES = (elementwise, rows, linear, storage, embedding, sequence, routing, losses, optimizers, networks, sampling,
+MODULES = (elementwise, rows, linear, storage, embedding, sequence, fused, routing, losses, optimizers, networks, sampling,
            files)
 COMPONENTS: tuple[Component, ...] = tuple(component for module in MODULES for component in module.COMPONENTS)
