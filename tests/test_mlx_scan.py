@@ -1,8 +1,9 @@
 """The MLX selective scan against the float64 reference, within the bounds of scan_bounds.py.
 
-MLX's exp is good to k ULP: measured 1 on [-1, 0], 16 on [-20, 20], 64 on [-87, -20], and 0 below -88. Inputs are
-made so that |dt·A| stays in a range, and k is twice the figure measured there; the chunked scan adds one addition
-per step to the error of a product of decays (parallel_scan's docstring), which is k + 1/2 in parallel_bound.
+On a CPU the scan's exp is the reference's polynomial: 2 ULP, and one more where a compiler contracts. On a GPU it is
+mx.exp, which on MLX's CPU is good to 1 ULP on [-1, 0], 16 on [-20, 20] and 64 on [-87, -20]; inputs are made so that
+|dt·A| stays in such a range, and k is twice the figure. The chunked scan adds one addition per step to the error of a
+product of decays (parallel_scan's docstring), which is k + 1/2 in parallel_bound.
 """
 
 import logging
@@ -27,7 +28,8 @@ from mlx_backend.kernels.packing import pack_trits  # noqa: E402
 from mlx_backend.ops import scan  # noqa: E402
 
 GRADIENTS = tuple(range(6))
-RANGES = {1.0: 2, 20.0: 32, 80.0: 128}  # largest |dt·A| -> k
+ON_CPU = mx.default_device().type == mx.DeviceType.cpu
+RANGES = {largest: 3 if ON_CPU else k for largest, k in {1.0: 2, 20.0: 32, 80.0: 128}.items()}  # largest |dt·A| -> k
 
 
 def make(seed, batch, steps, channels, n, largest=20.0):
@@ -92,6 +94,15 @@ def fresh_selection(monkeypatch):
 @pytest.mark.parametrize("steps", [1, 2, 15, 16, 17, 33, 257])
 def test_forward_and_backward_within_the_bounds(steps, compiled):
     check(make(steps, 2, steps, 7, 16), RANGES[20.0], compiled=compiled)
+
+
+def test_the_exp_on_a_cpu_is_good_to_three_ulp():
+    x = np.concatenate([np.linspace(-87, 88, 100_001), [-0.0, 0.0]]).astype(np.float32)
+    for y in (scan._fused_exp(mx.array(x)), scan._fused_exp(mx.array(x).reshape(1, -1))):
+        truth = np.exp(x.astype(np.float64))
+        assert (np.abs(np.array(y).ravel() - truth) <= 3 * np.spacing(truth.astype(np.float32))).all()
+    far = scan._fused_exp(mx.array([-104.0, -np.inf, 89.0, np.inf, np.nan, -100.0]))
+    np.testing.assert_array_equal(np.array(far), np.float32([0, 0, np.inf, np.inf, np.nan, 3.8e-44]))
 
 
 @pytest.mark.parametrize("largest", RANGES)
@@ -207,7 +218,7 @@ def test_compiled_once_and_memory_does_not_grow():
 
 
 def test_memory_of_a_step_does_not_hold_a_state_per_token():
-    """Inputs, gradients, chunk starts and one segment: far less than the (B, L, E, N) states, 16 MiB here."""
+    """Inputs, gradients, chunk starts and one segment: no more than the (B, L, E, N) states alone would take."""
     arrays = [mx.array(a) for a in make(9, 1, 1024, 256, 16)]
     *inputs, past, dy = arrays
     gradient = mx.value_and_grad(lambda *v: (scan.parallel_scan(*v, past)[0] * dy).sum(), argnums=GRADIENTS)
@@ -216,7 +227,7 @@ def test_memory_of_a_step_does_not_hold_a_state_per_token():
     mx.reset_peak_memory()
     start = mx.get_active_memory()
     mx.eval(gradient(*inputs))
-    assert mx.get_peak_memory() - start < 24 << 20
+    assert mx.get_peak_memory() - start < 16 << 20
 
 
 def host_runner(directory):
