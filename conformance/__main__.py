@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from ghost_ref.cli import INTERRUPTED, OK, USER_ERROR, explain_system_error
+from ghost_ref.cli import DIFFERENT, INTERRUPTED, OK, USER_ERROR, explain_system_error
 from ghost_ref.cli.flags import Parser, add_json
-from ghost_ref.cli.output import Report, print_report, table
-from ghost_ref.cli.verify import add_choice, add_components, add_files, kit, run_kit, show
+from ghost_ref.cli.output import Report, print_report, progress, table
+from ghost_ref.cli.verify import add_choice, add_components, add_files, add_seed, kit, run_kit, show
 from ghost_ref.errors import GhostError
 
 NAME = "python -m conformance"
@@ -44,6 +44,7 @@ def export(parser: Parser, argv: Sequence[str]) -> int:
     """Golden vectors."""
     parser.add_argument("directory", metavar="DIR")
     add_components(parser)
+    add_seed(parser)
     args = parser.parse(argv)
     count = kit("vectors").export(args.directory, args.seed or 0, args.component)
     print(f"{args.directory}: {count:,} cases")
@@ -61,9 +62,21 @@ def judge(parser: Parser, argv: Sequence[str]) -> int:
 
 def mutate(parser: Parser, argv: Sequence[str]) -> int:
     """Seeded faults, every one of which the kit must catch."""
-    add_components(parser)
+    parser.add_argument("--target", action="append", metavar="NAME",
+                        help="plant faults in this implementation (default numpy); may be repeated")
+    parser.add_argument("--fault", action="append", metavar="NAME", help="only this fault; may be repeated")
+    add_seed(parser)
+    add_json(parser)
     args = parser.parse(argv)
-    return kit("mutation").run(args.component, args.seed or 0)
+    with progress("planting faults") as on_progress:
+        report = kit("mutation").run(args.target or ("numpy",), args.fault, args.seed or 0, on_progress)
+    if args.json:
+        print_report(report.to_json(), True, str)
+    else:
+        from rich.console import Console
+
+        report.print(Console(highlight=False))
+    return OK if report.passed else DIFFERENT
 
 
 VERBS: dict[str, tuple[Callable[[Parser, Sequence[str]], int], str, tuple[str, ...]]] = {
@@ -71,7 +84,7 @@ VERBS: dict[str, tuple[Callable[[Parser, Sequence[str]], int], str, tuple[str, .
     "list": (list_all, "list components and backends", ("list",)),
     "export": (export, "write golden vectors for an implementation in another language", ("export vectors",)),
     "judge": (judge, "judge the answers to golden vectors", ("judge vectors --html report.html",)),
-    "mutate": (mutate, "seed faults and show that the kit catches every one", ("mutate --component rms_norm",)),
+    "mutate": (mutate, "seed faults and show that the kit catches every one", ("mutate", "mutate --target native --json")),
 }
 """Every verb: its function, what it does, and examples."""
 

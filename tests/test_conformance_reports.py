@@ -21,6 +21,7 @@ from rich.console import Console
 from conformance import deviations, results
 from conformance.__main__ import VERBS
 from conformance.__main__ import main as conformance
+from conformance.mutation.outcome import CAUGHT, SURVIVED, MutationReport, Outcome
 from conformance.reports import words
 from conformance.reports.html import html
 from conformance.reports.junit import junit
@@ -350,7 +351,7 @@ def test_a_file_that_cannot_be_written(monkeypatch, capsys, tmp_path: Path) -> N
     assert "does not exist; create it first" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["conformance", "conformance.run"])
+@pytest.mark.parametrize("name", ["conformance", "conformance.run", "mlx"])
 def test_verify_without_the_kit(name: str, monkeypatch, capsys) -> None:
     real = importlib.import_module
 
@@ -360,6 +361,10 @@ def test_verify_without_the_kit(name: str, monkeypatch, capsys) -> None:
         return real(module)
 
     monkeypatch.setattr(importlib, "import_module", without)
+    if name == "mlx":  # the kit is there, and something else is broken
+        with pytest.raises(ModuleNotFoundError):
+            ghost(["verify"])
+        return
     assert ghost(["verify"]) == 2
     assert "conformance kit is not installed" in capsys.readouterr().err
 
@@ -393,17 +398,22 @@ def test_export_judge_and_mutate_reach_their_modules(monkeypatch, capsys) -> Non
             asked.append(arguments)
             return make(failure())
 
-        def run(self, *arguments: Any) -> int:
-            asked.append(arguments)
-            return 1
+        def run(self, targets: Any, operators: Any, seed: int, on_progress: Any) -> MutationReport:
+            asked.append((targets, operators, seed))
+            on_progress(1, 1)
+            outcome = Outcome("numpy", "wrong eps", "", "rms_norm", asked_status.pop(), margin=math.inf)
+            return MutationReport(seed, ["numpy"], [outcome])
 
+    asked_status = [CAUGHT, SURVIVED]
     real, fakes = importlib.import_module, ("conformance.vectors", "conformance.mutation")
     monkeypatch.setattr(importlib, "import_module", lambda name: Module() if name in fakes else real(name))
     assert conformance(["export", "out", "--seed", "3", "--component", "scan"]) == 0
     assert "1,234 cases" in capsys.readouterr().out
     assert conformance(["judge", "out"]) == 1 and "FAIL 12" in capsys.readouterr().out
-    assert conformance(["mutate", "--component", "scan"]) == 1
-    assert asked == [("out", 3, ["scan"]), ("out",), (["scan"], 0)]
+    assert conformance(["mutate"]) == 1 and "SURVIVED" in capsys.readouterr().out
+    assert conformance(["mutate", "--target", "native", "--fault", "wrong eps", "--seed", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["outcomes"][0]["margin"] is None
+    assert asked == [("out", 3, ["scan"]), ("out",), (("numpy",), None, 0), (["native"], ["wrong eps"], 4)]
 
 
 # --- known deviations ------------------------------------------------------------------------------------------------

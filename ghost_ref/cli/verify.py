@@ -86,12 +86,17 @@ def add_choice(parser: Any) -> None:
     """The flags that choose what the kit runs; `parser` may be a group of one."""
     parser.add_argument("--backend", action="append", metavar="NAME", help="only this backend; may be repeated")
     add_components(parser)
+    add_seed(parser)
     parser.add_argument("--extensive", action="store_true", help="more and larger cases")
 
 
 def add_components(parser: Any) -> None:
-    """--component and --seed."""
+    """--component."""
     parser.add_argument("--component", action="append", metavar="NAME", help="only this component; may be repeated")
+
+
+def add_seed(parser: Any) -> None:
+    """--seed, None if it was not given."""
     parser.add_argument("--seed", type=in_range(0, (1 << 32) - 1), metavar="N", help="of the inputs (default 0)")
 
 
@@ -106,7 +111,7 @@ def kit(module: str) -> Any:
     try:
         return importlib.import_module(f"conformance.{module}")
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] == "conformance":
+        if error.name in ("conformance", f"conformance.{module}"):  # not some other module that the kit needs
             raise GhostError(NO_KIT) from None
         raise
 
