@@ -84,7 +84,7 @@ VERBS: dict[str, tuple[Callable[[Parser, Sequence[str]], int], str, tuple[str, .
     "list": (list_all, "list components and backends", ("list",)),
     "export": (export, "write golden vectors for an implementation in another language", ("export vectors",)),
     "judge": (judge, "judge the answers to golden vectors", ("judge vectors --html report.html",)),
-    "mutate": (mutate, "seed faults and show that the kit catches every one", ("mutate", "mutate --target native --json")),
+    "mutate": (mutate, "seed faults and show that the kit catches every one", ("mutate --target native",)),
 }
 """Every verb: its function, what it does, and examples."""
 

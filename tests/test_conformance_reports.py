@@ -170,9 +170,12 @@ def test_twelve_backends_fit(width: int) -> None:
     text = printed(report, width)
     matrix = text.partition("A number is")[0]
     assert max(map(len, matrix.splitlines())) <= width
+    assert " ".join(text.split()).count(MAC) == 1
     assert all(f"{i:>2} {b.name}: {b.description}" in matrix for i, b in enumerate(report.backends, 1))
     lines = [line for line in matrix.splitlines() if line.startswith("scan ")]
     cells = " ".join(lines).replace("scan", "").replace("FAIL 12", "FAIL").split()
+    assert f"2 gpu: the GPU (NOT RUN: {MAC})" in " ".join(text.split())
+    assert row(matrix, "selective_scan.backward").split()[:2] == ["NR[1]", "NR"]
     assert cells == ["FAIL" if i == 5 else f"{0.01 * (10 + i):.2f}" for i in range(12)]
     heads = [word for line in matrix.splitlines() if line.startswith("component ") for word in line.split()[1:]]
     assert heads == [str(i) for i in range(1, 13)]

@@ -21,15 +21,12 @@ Row = list[Text]
 def print_matrix(report: Report, console: Console | None = None) -> None:
     """Print the whole report for a person; without colours where the output is no terminal."""
     console = console or Console(highlight=False)
-    reasons = Reasons()
-    rows = [[_cell(report, component, backend, reasons, short=False) for backend in report.backends]
-            for component in report.components]
+    rows, reasons = _rows(report, short=False)
     headers = [backend.name for backend in report.backends]
     if _width(report, headers, rows) > console.width:  # numbers for names, and no word where a number says it
         console.print(_legend(report.backends))
         headers = [str(i) for i in range(1, len(report.backends) + 1)]
-        rows = [[_cell(report, component, backend, reasons, short=True) for backend in report.backends]
-                for component in report.components]
+        rows, reasons = _rows(report, short=True)
     for block in _blocks(report, headers, rows, console.width):
         console.print(_table(report, headers, rows, block), "")
     for line in (LEGEND, *reasons.lines()):
@@ -42,10 +39,16 @@ def print_matrix(report: Report, console: Console | None = None) -> None:
     console.print(Text(f"{verdict(report)} {report.seconds:.1f} s", style=style))
 
 
+def _rows(report: Report, short: bool) -> tuple[list[Row], Reasons]:
+    reasons = Reasons()
+    return [[_cell(report, c, b, reasons, short) for b in report.backends] for c in report.components], reasons
+
+
 def _cell(report: Report, component: str, backend: BackendInfo, reasons: Reasons, short: bool) -> Text:
     cell = report.cell(component, backend.name)
     words = cell_text(cell, report.of_cell(component, backend.name), short)
-    return Text(words, style=STYLES.get(cell.status, "dim")).append(reasons.mark(cell.reason), style="dim")
+    told = short and cell.reason == backend.reason  # the legend tells why a whole backend did not run
+    return Text(words, style=STYLES.get(cell.status, "dim")).append("" if told else reasons.mark(cell.reason), "dim")
 
 
 def _widths(headers: Sequence[str], rows: Sequence[Row]) -> list[int]:
