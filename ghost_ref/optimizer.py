@@ -43,7 +43,7 @@ def adamw_update(p, g, m, v, lr, beta1, beta2, eps, weight_decay, c1, c2) -> Non
 
 def global_norm(grads: Params) -> float:
     """sqrt(Σ g²) over all gradients, accumulated per array in float32 BLAS and across arrays in float64."""
-    return float(np.sqrt(sum(float(np.dot(g.ravel(), g.ravel())) for g in grads.values())))
+    return np.sqrt(sum(np.dot(g.ravel(), g.ravel()).astype(np.float64) for g in grads.values()))
 
 
 def project(params: Params) -> None:
