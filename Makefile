@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard ext/core/* ext/bindings/* ext/training/*.pyx ext/training/*.h)
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint conformance mutants bench clean
 
 demo: $(INSTALLED)          ## train, pack, verify and ask on the shipped questions
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
@@ -21,6 +21,12 @@ lint: $(INSTALLED)          ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+conformance: $(INSTALLED)   ## every component on every backend of this machine
+	$(BIN)/ghost verify
+
+mutants: $(INSTALLED)       ## seeded faults: does the conformance kit catch every one of them?
+	$(BIN)/python -m conformance mutate --target numpy --target native --target mlx
+
 bench: $(INSTALLED)         ## speed, as ratios against peers measured in the same run
 	$(BIN)/python -m pip install -q -e ".[bench]"
 	$(BIN)/python benchmarks/training_speed.py
@@ -29,6 +35,7 @@ $(INSTALLED): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -e ".[test,plot]"
+	$(BIN)/python -m pip install -q -e ".[mlx,mlx-cpu]" || echo "MLX has no wheel for this system: its tests are skipped"
 	touch $@
 
 clean:                      ## build products only; models and runs stay
