@@ -92,7 +92,7 @@ class Report:
             return absent or nobody
         statuses = {r.status for r in ran}
         status = FAIL if FAIL in statuses else DEVIATION if DEVIATION in statuses else PASS
-        unseen = [r.detail for r in skipped]
+        unseen = [r.detail for r in skipped if r.status == NOT_RUN]
         unseen += [absent.reason] if absent and absent.status == NOT_RUN else []
         reason = f"some cases NOT RUN: {unseen[0]}" if unseen else ""
         return Cell(status, len(ran), max(_ordered(r.margin) for r in ran), reason)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Sequence
+from datetime import date
 from fnmatch import fnmatch
 
 import numpy as np
 
+from conformance import deviations
 from conformance.backend import Backend, discover
 from conformance.case import FORWARD, Case, Component, run_reference
 from conformance.components import COMPONENTS
@@ -47,6 +49,7 @@ def run_kit(backends: Sequence[str] | None = None, components: Sequence[str] | N
         _run_component(component, present, report, cases, extensive)
         if on_progress:
             on_progress(number + 1, len(chosen))
+    report.results = deviations.apply(report.results, date.today(), components=components or None, every_case=not cases)
     report.seconds = time.monotonic() - started
     if not report.results and present:
         raise GhostError("No case matches: nothing was run.")
