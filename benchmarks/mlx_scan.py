@@ -3,7 +3,8 @@
     python benchmarks/mlx_scan.py [--shapes B,L,E,N ...] [--repeats N] [--slow] [--json FILE]
 
 The contestants take turns (A B C A B C ...), so that a slow spell of the machine hits all of them; times are medians
-with the quartiles, memory is MLX's own peak above what the inputs hold. --slow adds the compiled loop, whose first
+with the quartiles, CPU time is this process's own (which other processes disturb less), memory is MLX's own peak above
+what the inputs hold. --slow adds the compiled loop, whose first
 call takes minutes. Each contestant's y and gradients are compared with the others' before anything is timed.
 """
 
@@ -64,16 +65,17 @@ def contestants(past: Any, dy: Any, slow: bool) -> dict[str, Callable[..., Any]]
     return found
 
 
-def timed(function: Callable[..., Any], inputs: list[Any]) -> tuple[float, int, Any]:
-    """Seconds, peak bytes above the inputs, and what came out."""
+def timed(function: Callable[..., Any], inputs: list[Any]) -> tuple[float, float, int, Any]:
+    """Seconds, CPU seconds, peak bytes above the inputs, and what came out."""
     mx.synchronize()
     mx.clear_cache()
     mx.reset_peak_memory()
-    held, start = mx.get_active_memory(), time.perf_counter()
+    held, start, cpu = mx.get_active_memory(), time.perf_counter(), time.process_time()
     out = function(*inputs)
     mx.eval(out)
     mx.synchronize()
-    return time.perf_counter() - start, mx.get_peak_memory() - held, out
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return seconds, cpu, mx.get_peak_memory() - held, out
 
 
 def measure(shape: tuple[int, int, int, int], repeats: int, slow: bool) -> dict[str, Any]:
@@ -82,32 +84,34 @@ def measure(shape: tuple[int, int, int, int], repeats: int, slow: bool) -> dict[
     results: dict[str, dict[str, Any]] = {}
     expected: list[np.ndarray] | None = None
     for name, function in functions.items():
-        seconds, _, (_, gradients) = timed(function, inputs)
+        seconds, _, _, (_, gradients) = timed(function, inputs)
         values = [np.array(g) for g in gradients]
         expected = expected or values
         for own, other in zip(values, expected, strict=True):
             if not np.abs(own - other).max() <= AGREEMENT * np.abs(other).max():
                 raise RuntimeError(f"{name} computes other gradients")
-        results[name] = {"first_seconds": seconds, "seconds": [], "peak_bytes": 0}
+        results[name] = {"first_seconds": seconds, "seconds": [], "cpu_seconds": [], "peak_bytes": 0}
     for _ in range(repeats):
         for name, function in functions.items():
-            seconds, peak, _ = timed(function, inputs)
+            seconds, cpu, peak, _ = timed(function, inputs)
+            results[name]["cpu_seconds"].append(cpu)
             results[name]["seconds"].append(seconds)
             results[name]["peak_bytes"] = max(results[name]["peak_bytes"], peak)
     for result in results.values():
         low, median, high = statistics.quantiles(result["seconds"], n=4)
-        result.update(median=median, low=low, high=high)
+        result.update(median=median, low=low, high=high, cpu=statistics.median(result["cpu_seconds"]))
     return {"shape": shape, "results": results}
 
 
 def print_table(measured: dict[str, Any]) -> None:
     base = measured["results"]["naive loop, eager"]
     print("\nB {}, L {}, E {}, N {}".format(*measured["shape"]))
-    print(f"{'':28}{'median ms':>10} {'quartiles':>17}{'faster':>9}{'peak MiB':>10}{'less':>8}{'first s':>9}")
+    print(f"{'':28}{'median ms':>10} {'quartiles':>17}{'faster':>9}{'CPU ms':>10}{'faster':>9}{'peak MiB':>10}{'less':>8}{'first s':>9}")
     for name, r in measured["results"].items():
         quartiles = f"{r['low'] * 1e3:.1f} to {r['high'] * 1e3:.1f}"
         print(
             f"{name:28}{r['median'] * 1e3:10.1f} {quartiles:>17}{base['median'] / r['median']:8.1f}x"
+            f"{r['cpu'] * 1e3:10.1f}{base['cpu'] / r['cpu']:8.1f}x"
             f"{r['peak_bytes'] / 2**20:10.1f}{base['peak_bytes'] / r['peak_bytes']:7.1f}x{r['first_seconds']:9.2f}"
         )
 
