@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 2.0**-149, -(2.0**-149), 2.0**-126, -(2.0**-126), 3.4e38,
-                    -3.4e38, 1.0, -1.0, 88.8, -88.8, 103.9, -103.9, 2.0**-24, 1 + 2.0**-23], np.float32)
+                    -3.4e38, 1.0, -1.0, 88.7, 88.8, -88.8, 103.9, -103.9, 2.0**-24, 1 + 2.0**-23], np.float32)
 """Signed zeros, infinities, NaN, the smallest denormal and normal, the largest, edges of exp."""
 
 ODD_LENGTHS = (1, 2, 3, 15, 16, 17, 31, 33)

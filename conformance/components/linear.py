@@ -54,6 +54,7 @@ def _quantise_activations(rng: np.random.Generator, extensive: bool) -> Iterator
     yield case("far from ties", far_from_ties(rng, 32, WIDTH))
     ties = np.concatenate([np.arange(-127, 127) + 0.5, [127.0]])  # with scale 2^p both divisions are exact
     yield case("ties", (np.exp2(np.arange(-3, 4))[:, None] * ties).astype(np.float32))
+    yield case("near ties", (uniform(rng, 0.01, 2, 64, 1) * ties).astype(np.float32))
     yield case("wide", wide(rng, 8, 33))
     yield case("special rows", SPECIAL_ROWS)
     yield case("special values", SPECIAL[:, None])
@@ -104,19 +105,29 @@ def _quantised_linear(rng: np.random.Generator, extensive: bool) -> Iterator[Cas
     special = {"x": SPECIAL_ROWS, "weight": trits(rng, 5, 3), "scale": row_scales(rng, 5)}
     yield Case("quantised_linear", "special rows", FORWARD, special, {"forced": _codes(SPECIAL_ROWS)},
                statistical=False)
+    signs = {"x": normal(rng, 4, 33), "weight": trits(rng, 6, 33),
+             "scale": np.array([0, -0.0, -0.5, 0.5, 2.0**-24, 65504], np.float32)}
+    yield Case("quantised_linear", "scales of zero and of either sign", FORWARD, signs,
+               {"forced": _codes(signs["x"])}, statistical=False)
     yield from _long_sums(rng)
 
 
 def _long_sums(rng: np.random.Generator) -> Iterator[Case]:
-    """Integer sums that float32 cannot hold, of either sign and with cancellation: k is past the split at 1040."""
-    k = 1100
-    x = np.stack([np.ones(k), -np.ones(k), np.where(np.arange(k) % 2, 1.0, -1.0), np.where(np.arange(k) < 550, 1, -1)])
-    x[:, -1] *= 126 / 127
-    weight = np.stack([np.full(k, 127), np.full(k, -127), np.where(np.arange(k) < 550, 127, -127),
-                       rng.integers(-127, 128, k), np.where(np.arange(k) % 2, 127, -126)])
+    """Integer sums that 16 bits, and then float32, cannot hold, of either sign and with cancellation: k is past the
+    split at 1040, and long enough for several sums beyond 2^24 to be added."""
+    k = 4200
+    half = np.arange(k) < k // 2
+    x = np.stack([np.ones(k), -np.ones(k), np.where(np.arange(k) % 2, 1.0, -1.0), np.where(half, 1, -1)])
+    x *= rng.uniform(0.9, 1, k)
+    x[:, 0] = np.sign(x[:, 0])
+    weight = np.stack([np.full(k, 127), np.full(k, -127), np.where(half, 127, -127), rng.integers(-127, 128, k),
+                       np.where(np.arange(k) % 2, 127, -126)])
     yield Case("quantised_linear", "int8 sums beyond 2^24", FORWARD,
                {"x": x.astype(np.float32), "weight": weight.astype(np.float32), "scale": row_scales(rng, 5)},
                {"largest_weight": 127, "forced": _codes(x.astype(np.float32))}, statistical=False)
+    yield Case("quantised_linear", "ternary sums beyond 2^15", FORWARD,
+               {"x": x.astype(np.float32), "weight": np.sign(weight).astype(np.float32), "scale": row_scales(rng, 5)},
+               {"forced": _codes(x.astype(np.float32))}, statistical=False)
 
 
 # --- codebook_linear --------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def _binary_cross_entropy(rng: np.random.Generator, extensive: bool) -> Iterator
 
     for label, mask in _masks(rng, 4, 33).items():
         yield from cases(label, normal(rng, 4, 33, scale=2), mask, int(mask.sum()))
+    yield from cases("a part of a larger batch", normal(rng, 1, 9), np.ones((1, 9), bool), 1000, statistical=False)
     for scale in (20, 60):
         yield from cases(f"spread {scale}", normal(rng, 1, 12, scale=scale), np.ones((1, 12), bool), 12,
                          statistical=False)

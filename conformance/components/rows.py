@@ -75,6 +75,8 @@ def _softmax(name: str, widths: tuple[int, ...], wider: tuple[int, ...]):
         yield from case("equal", np.full((2, 17), 3.25, np.float32), statistical=False)
         one = np.concatenate([np.full((2, 1), 60, np.float32), uniform(rng, -60, -20, 2, 20)], -1)
         yield from case("one outweighs all", one, statistical=False)
+        last = np.concatenate([uniform(rng, -60, -20, 2, 20), np.full((2, 1), 100, np.float32)], -1)
+        yield from case("the last outweighs all", last, statistical=False)
         minus = normal(rng, 3, 9)
         minus[:, 4:7] = -np.inf
         yield Case(name, "minus infinity", FORWARD, {"z": minus}, statistical=False)

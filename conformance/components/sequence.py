@@ -143,8 +143,9 @@ def _scan(name: str) -> Any:
 
         yield from case("from the start", _scan_arguments(rng, 2, 33, 6, 4, past=False))
         yield from case("carried state", _scan_arguments(rng, 1, 65, 8, 3))
-        kept = {"length": np.array([33, 0, 17])}
-        yield from case("kept lengths", _scan_arguments(rng, 3, 33, 3, 2) | kept, False)
+        kept = _scan_arguments(rng, 3, 33, 3, 2) | {"length": np.array([33, 0, 17])}
+        kept["past"][1] = -0.0
+        yield from case("kept lengths", kept, False)
         for length in EDGES:
             yield from case(f"L={length}", _scan_arguments(rng, 1, length, int(rng.choice((1, 3, 17))), 2), False)
         yield from case("decays that underflow", _underflowing(rng), False)
