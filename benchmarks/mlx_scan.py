@@ -5,7 +5,7 @@
 The contestants take turns (A B C A B C ...), so that a slow spell of the machine hits all of them; times are medians
 with the quartiles, CPU time is this process's own (which other processes disturb less), memory is MLX's own peak above
 what the inputs hold. --slow adds the compiled loop, whose first
-call takes minutes. Each contestant's y and gradients are compared with the others' before anything is timed.
+call takes long. Each contestant's y and gradients are compared with the others' before anything is timed.
 """
 
 from __future__ import annotations
