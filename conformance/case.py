@@ -50,7 +50,8 @@ class Component:
     arguments whose gradient the backward pass gives. canonical: pinned to the bit in the reference and the runtime
     (docs/semantics.md). decisions: discrete outputs; `undecided(case, arithmetic)` gives per such output the mask of
     elements whose margin is below the error bound, where either decision is right. exact_arguments: arrays and
-    statics whose float32 numbers are exact (integers, masks, forced decisions). make(rng, extensive) -> cases."""
+    statics whose float32 numbers are exact (integers, masks, forced decisions). composite: so many steps that running
+    error bounds say nothing: bounds come from Monte-Carlo arithmetic instead. make(rng, extensive) -> cases."""
 
     name: str
     function: str
@@ -63,6 +64,7 @@ class Component:
     decisions: tuple[str, ...] = ()
     undecided: Callable[..., Mapping[str, np.ndarray]] | None = None
     exact_arguments: tuple[str, ...] = ()
+    composite: bool = False
 
     def cases(self, seed: int, extensive: bool = False) -> Iterator[Case]:
         """The cases of one seed; every one has its own name."""

@@ -146,7 +146,7 @@ def _getitem_forward(x, *, index):
 
 def _getitem_backward(dout, saved):
     shape, index = saved
-    dx = np.zeros(shape, dout.dtype)
+    dx = np.zeros_like(dout, shape=shape)
     dx[index] = dout
     return (dx,)
 
