@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from conformance.arithmetic.model import Arithmetic
-from conformance.arithmetic.running_error import _terms
+from conformance.arithmetic.running_error import _terms, in_binary32
 from conformance.arithmetic.tracked import Array, Tracked
 
 
@@ -57,6 +57,15 @@ class MonteCarlo(Tracked):
     @classmethod
     def parts_of_exact(cls, x: Any) -> tuple[Array, ...]:
         return (np.array(x, np.float64),)
+
+    def lift(self, x: Any) -> Self:
+        """Exact numbers that binary32 has not are rounded to it: equal ones alike, so by one error in common."""
+        lifted = super().lift(x)
+        if lifted is x or in_binary32(lifted.parts[0]).all():
+            return lifted
+        v = lifted.parts[0]
+        relative = self.model.arithmetic.unit * self.model.rng.uniform(-1, 1)
+        return self.like((np.where(in_binary32(v), v, v * (1 + relative)),))
 
     def sum(self, axis: Any = None, keepdims: bool = False, **ignored: Any) -> Self:
         v = self.parts[0]

@@ -30,7 +30,7 @@ class RunningError(Tracked):
     @classmethod
     def parts_of_exact(cls, x: Any) -> tuple[Array, ...]:
         """A number that binary32 has not (a constant such as 1e-5, a long integer sum) is rounded to it."""
-        return x, np.where(_in_binary32(x), 0, BINARY32_UNIT * np.abs(x)), np.abs(x), np.zeros_like(x)
+        return x, np.where(in_binary32(x), 0, BINARY32_UNIT * np.abs(x)), np.abs(x), np.zeros_like(x)
 
     @property
     def bound(self) -> Array:
@@ -87,7 +87,7 @@ class RunningError(Tracked):
         """What rounding a product or quotient v of a and b costs."""
         kept = a.exact & (a.parts[0] == 0)
         if self.model.unit <= BINARY32_UNIT:
-            kept = kept | (a.exact & b.exact & _in_binary32(v))
+            kept = kept | (a.exact & b.exact & in_binary32(v))
         return np.where(kept, 0, self.model.unit * np.abs(v) + self.model.tiny)
 
     def ufunc(self, name: str, operands: tuple[Self, ...]) -> Self:
@@ -161,7 +161,7 @@ class RunningError(Tracked):
         """The next binary32 number: of a number known exactly, itself exact."""
         v = a.parts[0].astype(np.float32)
         step = np.abs(np.nextafter(v, b.parts[0].astype(np.float32)).astype(np.float64) - v)
-        near = np.where(a.exact & _in_binary32(a.parts[0]), 0, a.bound + 2 * step)
+        near = np.where(a.exact & in_binary32(a.parts[0]), 0, a.bound + 2 * step)
         return self.fresh(v + np.sign(b.parts[0] - v) * step, near)
 
     def _maximum(self, a: Self, b: Self) -> Self:
@@ -190,7 +190,7 @@ def _terms(subscripts: str, a: Tracked, b: Tracked) -> int:
     return int(np.prod([n for letter, n in sizes.items() if letter not in output], dtype=np.int64))
 
 
-def _in_binary32(x: Array) -> Array:
+def in_binary32(x: Array) -> Array:
     """Which numbers binary32 has."""
     with np.errstate(all="ignore"):
         return (np.asarray(x, np.float32) == x) | np.isnan(x)

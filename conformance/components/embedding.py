@@ -42,7 +42,7 @@ def _window(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
             arguments = {"x": normal(rng, 2, length, 5), "past": past}
             yield Case("window", name, FORWARD, arguments, {"width": width})
             yield Case("window", name, BACKWARD, arguments, {"width": width},
-                       {"y": normal(rng, 2, length, 5 * width)}, statistical=False)
+                       {"y": normal(rng, 2, length, 5 * width)})
 
 
 def _mean_value_embedding(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
