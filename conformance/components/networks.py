@@ -73,9 +73,9 @@ Compute = Callable[[Any, tuple[int, ...]], tuple[Arrays, Arrays, Any]]
 
 
 def vocabulary_compute(ops: Any, weights: Arrays, integers: Arrays, state: State | None, memory: Arrays | None,
-                       config: str) -> Compute:
-    """The shared `forward` on any vocabulary."""
-    return lambda tokens, chunks: run_forward(ops, weights, integers, tokens, state, memory, config, chunks)
+                       config: str, array: Callable[[Any], Any] = lambda x: x) -> Compute:
+    """The shared `forward` on any vocabulary; array: from the tokens in NumPy to its own kind."""
+    return lambda tokens, chunks: run_forward(ops, weights, integers, array(tokens), state, memory, config, chunks)
 
 
 def packed_compute(model: Model, state: State | None, memory: Arrays | None) -> Compute:
