@@ -356,6 +356,7 @@ def test_backends_are_named_and_missing_ones_explained(monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_over_ten_thousand_steps():
+    """Minutes. From step 1,000 to 10,000, in MLX's own count and as the system sees it; two traces."""
     config = CONFIG.replace(d_model=8, n_heads=2, n_layers=2, attention_layers=(), memory_layers=(0,), mod_layers=(1,),
                             depth_layers=(), surprise_layers=())
     trainer = start(MLXTrainer, text_data(), config, seq_len=8, steps=10_000, batch_size=2, dropout=0.1)
@@ -365,6 +366,6 @@ def test_memory_does_not_grow_over_ten_thousand_steps():
         if step % 1000 == 0:
             active.append(mx.get_active_memory())
             resident.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    assert len(set(active)) == 1
-    assert resident[-1] <= resident[0] * 1.02
+    assert max(active) < active[0] + 4096, active  # sizes of reused buffers vary; one lost number a step makes 36,000
+    assert resident[-1] <= resident[0] + (2 << 20), resident  # 2 MiB, 200 bytes a step
     assert trainer.traces == 2

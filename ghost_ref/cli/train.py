@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     from ghost_ref.cli.training_display import display
     from ghost_ref.training import train
 
-    with display() as shown:
+    with display() as shown, log_lines(shown.say):
         result = train(args.data, args.out, preset=args.preset, resume=args.resume, settings=settings,
                        validation=args.validation, trainer=trainer, on_event=shown.on_event,
                        **given_fields(args, FLAGS))
@@ -66,6 +68,21 @@ def main(argv: Sequence[str]) -> int:
               "best": shown.best}
     print_report(report, args.json, _text)
     return INTERRUPTED if result.reason == "interrupted" else OK
+
+
+@contextmanager
+def log_lines(say: Callable[[str], None]) -> Iterator[None]:
+    """What the backend logs about its choices (which kernel it takes), a line each, while the block runs."""
+    logger, handler = logging.getLogger("ghost"), logging.Handler()
+    handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def load_trainer(backend: str) -> Callable[..., Stepper]:
