@@ -82,6 +82,26 @@ def test_what_is_no_fault_survives_and_what_raises_is_no_catch(monkeypatch, chan
     assert [o.status for o in report.outcomes] == [status] and report.passed is passed
 
 
+def test_a_planted_fault_is_found_by_counting_failures_of_clean_backends(monkeypatch):
+    norm = importlib.import_module("ghost_ref.ops.norm")
+    clean = mutation.false_failures(2, ["reference"], ["rms_norm"])
+    assert clean.passed and clean.judged["rms_norm"] > 20 and clean.runs == 2
+    truth = importlib.import_module("conformance.tolerance").tolerances
+    monkeypatch.setattr("conformance.run.tolerances", lambda *a: _with_true_epsilon(norm, truth, *a))
+    monkeypatch.setattr(norm, "RMS_EPSILON", 1e-4)
+    dirty = mutation.false_failures(2, ["reference"], ["rms_norm"], first_seed=7)
+    assert not dirty.passed and {seed for seed, _ in dirty.failures} == {7, 8}
+    assert dirty.to_json()["failures"][0]["component"] == "rms_norm"
+
+
+def _with_true_epsilon(norm, truth, *arguments):
+    faulty, norm.RMS_EPSILON = norm.RMS_EPSILON, 1e-5
+    try:
+        return truth(*arguments)
+    finally:
+        norm.RMS_EPSILON = faulty
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(GhostError, match="no mutation target 'cobol'"):
         mutation.run(("cobol",))

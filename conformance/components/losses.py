@@ -70,6 +70,7 @@ def _masked_mean(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
     for length in (1, 2, 17):
         arguments = {"x": normal(rng, 1, length), "mask": np.ones((1, length), bool)}
         yield from _cases(rng, "masked_mean", f"L={length}", arguments, length, statistical=False)
+        yield from _cases(rng, "masked_mean", f"L={length} of a larger batch", arguments, 1000, statistical=False)
     arguments = {"x": normal(rng, 1, 3), "mask": np.zeros((1, 3), bool)}
     yield from _cases(rng, "masked_mean", "nothing counted", arguments, 0, statistical=False)
 

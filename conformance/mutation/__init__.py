@@ -6,15 +6,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from conformance.mutation.clean import FalseFailures, false_failures
 from conformance.mutation.judging import Judgements
+from conformance.mutation.native_target import judge_native
 from conformance.mutation.operator import Operator
 from conformance.mutation.operators import TABLES
 from conformance.mutation.outcome import MutationReport, Outcome
-from conformance.mutation.python_targets import judge_numpy
+from conformance.mutation.python_targets import judge_mlx, judge_numpy
 from ghost_ref.errors import GhostError
 
+__all__ = ["FalseFailures", "MutationReport", "Operator", "Outcome", "false_failures", "run", "select"]
+
 Progress = Callable[[int, int], None]
-JUDGES = {"numpy": judge_numpy}
+JUDGES = {"numpy": judge_numpy, "native": judge_native, "mlx": judge_mlx}
 
 
 def run(targets: Sequence[str] = ("numpy",), operators: Sequence[str] | None = None, seed: int = 0,

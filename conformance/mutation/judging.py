@@ -33,7 +33,7 @@ class Judgements:
         results: list[Result] = []
         for judgement in self.of(component):
             for backend in backends:
-                if backend.absence(component, judgement.case.direction) is None:
+                if backend.absence(component, judgement.case) is None:
                     results.append(judgement.result(backend))
                     if results[-1].status == FAIL:
                         return results
@@ -44,8 +44,10 @@ def outcomes(target: str, operator: Operator, backends: Sequence[Backend], judge
     """One outcome per component that the operator names."""
     found = []
     for name in operator.components:
-        results = judgements.look(BY_NAME[name], backends)
-        found.append(outcome_of(target, operator, name, results))
+        if name in BY_NAME:
+            found.append(outcome_of(target, operator, name, judgements.look(BY_NAME[name], backends)))
+        else:
+            found.append(broken(target, operator, name, "there is no such component"))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import importlib.util
 from dataclasses import replace
 
 from conformance.arithmetic import BINARY32
@@ -17,6 +17,9 @@ from conformance.results import BackendInfo
 
 NUMPY_PACKAGES = ("ghost_ref", "conformance.components")
 MLX_PACKAGES = ("mlx_backend", "conformance.backends")
+LAZY = ("mlx_backend.numerics", "mlx_backend.ops")
+"""Modules that mlx_backend would otherwise look up by their clean names."""
+MLX_COLUMNS = ("mlx-cpu", "kernel-bodies")
 
 
 class FaultyReference:
@@ -28,7 +31,7 @@ class FaultyReference:
     def __init__(self, copy: PatchedCopy, exact: bool) -> None:
         self.copy, self.exact = copy, exact
 
-    def absence(self, component: Component, direction: str) -> Absence | None:
+    def absence(self, component: Component, case: Case) -> Absence | None:
         return None
 
     def run(self, component: Component, case: Case) -> Arrays:
@@ -43,15 +46,17 @@ def judge_numpy(operator: Operator, judgements: Judgements) -> list[Outcome]:
 
 
 def judge_mlx(operator: Operator, judgements: Judgements) -> list[Outcome]:
-    """Plant the fault in the MLX ops or the kernel bodies."""
+    """Plant the fault in the MLX ops, or in the bodies of the kernels as they are compiled as C++."""
+    adapter = "kernel_bodies" if operator.file.startswith("mlx_backend/kernels/") else "mlx"
     with patched_copy(operator, MLX_PACKAGES) as copy:
-        backends = mlx_backends(copy)
+        if importlib.util.find_spec("mlx") is not None:
+            try:
+                for module in LAZY:
+                    importlib.import_module(copy.name_of(module))
+            except Exception as error:  # whatever the faulty module raises
+                return [broken("mlx", operator, c, f"{type(error).__name__}: {error}") for c in operator.components]
+        made = importlib.import_module(copy.name_of(f"conformance.backends.{adapter}")).backends()
+        backends = [b for b in made if isinstance(b, Backend) and b.info.name in MLX_COLUMNS]
         if not backends:
-            return [broken("mlx", operator, c, "no MLX backend runs here") for c in operator.components]
+            return [broken("mlx", operator, c, made[0].reason) for c in operator.components]
         return outcomes("mlx", operator, backends, judgements)
-
-
-def mlx_backends(copy: PatchedCopy) -> Sequence[Backend]:
-    """The adapters over the copy that can run here."""
-    made = importlib.import_module(copy.name_of("conformance.backends.mlx")).backends()
-    return [b for b in made if isinstance(b, Backend)]

@@ -1,6 +1,13 @@
 """The tables of faults, by target: NUMPY over ghost_ref, NATIVE over the C++ core, MLX over mlx_backend."""
 
-from conformance.mutation.operators import numpy_functions, numpy_matmuls, numpy_sequence, numpy_training
+from conformance.mutation.operators import (
+    mlx_ops,
+    native_core,
+    numpy_functions,
+    numpy_matmuls,
+    numpy_sequence,
+    numpy_training,
+)
 
 NUMPY = (*numpy_functions.OPERATORS, *numpy_matmuls.OPERATORS, *numpy_sequence.OPERATORS, *numpy_training.OPERATORS)
-TABLES = {"numpy": NUMPY}
+TABLES = {"numpy": NUMPY, "native": native_core.OPERATORS, "mlx": mlx_ops.OPERATORS}

@@ -10,9 +10,8 @@ OPERATORS = (
              "y = r * EXP_POLYNOMIAL[-2]\n    for coefficient in EXP_POLYNOMIAL[-3:0:-1]:",
              ("exp", "sigmoid", "silu", "softplus", "negative_exp", "slot_softmax", "selective_scan")),
     Operator("exp_early_overflow", "exp gives inf from 88 on", NUMERICS,
-             "    y *= first.view(np.float32)\n    y *= second.view(np.float32)\n    return y",
-             "    y *= first.view(np.float32)\n    y *= second.view(np.float32)\n"
-             "    return np.where(x > 88, INFINITY, y)", ("exp",)),
+             "    x = np.clip(x, EXP_MIN, EXP_MAX)\n",
+             "    x = np.clip(np.where(x > 88, INFINITY, x), EXP_MIN, EXP_MAX)\n", ("exp",)),
     Operator("exp_flushes", "exp underflows abruptly", NUMERICS,
              "EXP_MIN, EXP_MAX = np.float32(-104.0)", "EXP_MIN, EXP_MAX = np.float32(-87.0)", ("exp",), bits=True),
     Operator("exp_nan_swallowed", "exp of NaN is exp of the upper limit", NUMERICS,

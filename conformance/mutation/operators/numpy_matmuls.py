@@ -4,7 +4,7 @@ from conformance.mutation.operator import Operator
 
 LINEAR, CODEBOOK, TERNARY = "ghost_ref/ops/linear.py", "ghost_ref/ops/codebook.py", "ghost_ref/ops/ternary.py"
 PACKED = "ghost_ref/packed.py"
-QUANTISED = ("quantised_linear", "codebook_linear")
+QUANTISED = ("quantise_activations", "quantised_linear", "codebook_linear")
 
 OPERATORS = (
     Operator("codes_without_abs", "the scale of activations from the maximum, not the largest magnitude", LINEAR,
@@ -21,7 +21,8 @@ OPERATORS = (
     Operator("codes_half_away", "codes rounded half away from zero", LINEAR,
              "        q = rint(x / np.where(scale == 0, x.dtype.type(1), scale))\n",
              "        v = x / np.where(scale == 0, x.dtype.type(1), scale)\n"
-             "        q = np.copysign(np.floor(np.abs(v) + x.dtype.type(0.5)), v)\n", QUANTISED),
+             "        q = np.copysign(np.floor(np.abs(v) + x.dtype.type(0.5)), v)\n",
+             ("quantise_activations",), bits=True),
     Operator("codes_truncated", "codes truncated", LINEAR,
              "        q = rint(x / np.where(scale == 0, x.dtype.type(1), scale))\n",
              "        q = np.trunc(x / np.where(scale == 0, x.dtype.type(1), scale))\n", QUANTISED),

@@ -1,0 +1,96 @@
+"""Compile a patched copy of ext/ into an extension module, each unit only when something that it reads has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conformance.mutation.operator import ROOT, Operator
+from ghost_ref.errors import GhostError
+
+CORE, BINDINGS = "ext/core", "ext/bindings"
+FLAGS = "-std=c++17 -O1 -g0 -fPIC -fno-fast-math -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wno-psabi -w"
+LEVEL_FLAGS = {"avx2": ["-mavx2"],
+               "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]}
+X86_UNITS = tuple(f"kernels_{level}" for level in LEVEL_FLAGS)
+CLEAN = "kernels_avx512vnni"
+"""Always compiled without the fault: two levels are enough to judge, and this one takes the longest."""
+
+
+@dataclass
+class Builder:
+    """objects: where compiled units stay between runs, by the hash of all that they are made from."""
+
+    objects: Path = ROOT / "build" / "mutation"
+    compiler: str = ""
+    reads: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.compiler = shutil.which(os.environ.get("CXX", "g++")) or ""
+        if not self.compiler:
+            raise GhostError("Faults in the native core need a C++ compiler: install g++ or set CXX.")
+        self.objects.mkdir(parents=True, exist_ok=True)
+
+    def build(self, operator: Operator | None, directory: Path) -> Path:
+        """The module with the fault, None: as it is, in `directory`."""
+        source = directory / "source"
+        for folder in (CORE, BINDINGS):
+            shutil.copytree(ROOT / folder, source / folder)
+        if operator is not None:
+            target = source / operator.file
+            target.write_text(operator.patch(target.read_text(encoding="utf-8")), encoding="utf-8")
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            units = units_of_this_machine()
+            objects = list(pool.map(lambda unit: self._object(unit, ROOT if CLEAN in unit else source), units))
+        module = directory / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+        self._run([*map(str, objects), "-shared", "-pthread", "-o", str(module)])
+        return module
+
+    def _object(self, unit: str, tree: Path) -> Path:
+        flags = [*FLAGS.split(), *LEVEL_FLAGS.get(Path(unit).stem.removeprefix("kernels_"), [])]
+        digest = hashlib.sha256(" ".join([self.compiler, *flags]).encode())
+        for name in self._files_read(unit):
+            digest.update(name.encode() + (tree / name).read_bytes())
+        kept = self.objects / f"{digest.hexdigest()[:32]}.o"
+        if not kept.exists():
+            with tempfile.NamedTemporaryFile(dir=self.objects, suffix=".o", delete=False) as part:
+                self._run([*flags, *include_flags(tree), "-c", str(tree / unit), "-o", part.name])
+            os.replace(part.name, kept)
+        return kept
+
+    def _files_read(self, unit: str) -> list[str]:
+        """The unit and the headers of ext/ that it includes."""
+        if unit not in self.reads:
+            rule = self._run([*FLAGS.split()[:1], *include_flags(ROOT), "-MM", str(ROOT / unit)])
+            names = rule.partition(":")[2].replace("\\\n", " ").split()
+            self.reads[unit] = sorted(str(Path(n).relative_to(ROOT)) for n in names if n.startswith(str(ROOT / "ext")))
+        return self.reads[unit]
+
+    def _run(self, arguments: list[str]) -> str:
+        done = subprocess.run([self.compiler, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise GhostError(f"{self.compiler} failed: {done.stderr.strip()[:2000]}")
+        return done.stdout
+
+
+def units_of_this_machine() -> list[str]:
+    """Every .cpp of the core and its bindings, the kernels of other processors left out."""
+    x86 = sysconfig.get_platform().rpartition("-")[2] in ("x86_64", "amd64")
+    found = [p for folder in (CORE, BINDINGS) for p in sorted((ROOT / folder).glob("*.cpp"))]
+    return [str(p.relative_to(ROOT)) for p in found
+            if p.stem == "kernels_scalar" or "kernels_" not in p.stem or (x86 and p.stem in X86_UNITS)]
+
+
+def include_flags(tree: Path) -> list[str]:
+    """Where headers lie: the tree's own, Python's and pybind11's."""
+    import pybind11
+
+    own = [tree / CORE, tree / BINDINGS]
+    return [f"-I{path}" for path in (*own, sysconfig.get_paths()["include"], pybind11.get_include())]
