@@ -59,8 +59,7 @@ def test_lane_sum_gives_the_bits_of_the_reference(shape):
 
 
 @pytest.mark.parametrize(("name", "low", "high", "ulp"), [
-    ("exp", -1, 0, 2), ("exp", -20, 20, 20), ("exp", -87.3, 88.7, 64), ("sigmoid", -10, 10, 16),
-    ("sigmoid", -87.3, 110, 64), ("softplus", -10, 10, 16), ("softplus", -87.3, 110, 64),
+    ("exp", -1, 0, 2), ("exp", -87.3, 88.7, 2), ("sigmoid", -87.3, 110, 4), ("softplus", -87.3, 110, 4),
 ])
 def test_functions_are_as_good_as_they_say(name, low, high, ulp):
     x = np.linspace(low, high, 200_001).astype(np.float32)

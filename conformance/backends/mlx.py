@@ -16,9 +16,8 @@ from conformance.results import BackendInfo
 COLUMNS = (("mlx-cpu", "MLX on the CPU, eager"), ("mlx-cpu-compiled", "MLX on the CPU, compiled"),
            ("mlx-gpu", "MLX on the GPU, eager"), ("mlx-gpu-compiled", "MLX on the GPU, compiled"))
 
-# MLX reduces exp's argument in one step: the error grows with |x|. Measured on its CPU backend over dense grids: 2 ULP
-# on [-1, 0], 16 up to 20, 64 at the ends (tests/test_mlx_ops.py), and more often above the truth than below.
-ARITHMETIC = Arithmetic("mlx", exp_ulp=(2.0, 1.0), exp_noise=(1.0, 0.8), exp_bias=0.3)
+# The backend's own exp (mlx_backend/numerics.py) is within 2 ULP; a compiler for a GPU may contract, which adds one.
+ARITHMETIC = Arithmetic("mlx", exp_ulp=(3.0, 0.0))
 
 
 class MlxBackend:

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ghost_ref.errors import GhostError
-from ghost_ref.numerics import EXP_MAGIC, EXP_MAX, EXP_MIN, EXP_POLYNOMIAL, LN2_HIGH, LN2_LOW, LOG2_E
 from mlx_backend.kernels import device
 from mlx_backend.kernels.sources import LARGEST_STATE
+from mlx_backend.numerics import exp
 
 Array = mx.array
 
@@ -227,32 +227,9 @@ def _batch_major(v: Array) -> Array:
 def _decay_and_input(x: Array, dt: Array, A: Array, Bm: Array, plan: Plan) -> tuple[Array, Array]:
     """a = exp(dt·A) and b = (dt·x)·B of a segment, (T, C, B, N, E)."""
     dt_t = _time_major(dt, plan)
-    a = _decay(dt_t[..., None, :] * A.T)
+    a = exp(dt_t[..., None, :] * A.T)
     b = (dt_t * _time_major(x, plan))[..., None, :] * _time_major(Bm, plan)[..., None]
     return a, b
-
-
-def _decay(x: Array) -> Array:
-    """e^x, x <= 0. On a CPU the polynomial: mx.exp took 10 to 30 times its time there, and is off by up to 64 ULP."""
-    return _fused_exp(x) if x.dtype == mx.float32 and mx.default_device().type == mx.DeviceType.cpu else mx.exp(x)
-
-
-@mx.compile
-def _fused_exp(x: Array) -> Array:
-    """The bits of ghost_ref.numerics.exp, at most 2 ULP (one more where a compiler contracts), by its algorithm."""
-    x = mx.minimum(mx.maximum(x, float(EXP_MIN)), float(EXP_MAX))
-    shifted = x * float(LOG2_E) + float(EXP_MAGIC)
-    n = shifted - float(EXP_MAGIC)
-    r = (x - n * float(LN2_HIGH)) - n * float(LN2_LOW)
-    low, *middle, high = (float(c) for c in EXP_POLYNOMIAL)
-    y = r * high
-    for coefficient in reversed(middle):
-        y = (y + coefficient) * r
-    y = ((y + low) * (r * r) + r) + 1.0
-    bits = shifted.view(mx.int32)  # n + 254 in the low bits: two normal factors, so underflow is rounded once
-    first = bits >> 1
-    second = bits - first
-    return (y * (first << 23).view(mx.float32)) * (second << 23).view(mx.float32)
 
 
 def _steps(v: Array) -> list[Array]:
