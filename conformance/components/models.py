@@ -1,4 +1,7 @@
-"""A small model with every feature and awkward sizes, for the components that are whole models."""
+"""A small model with every feature and awkward sizes, for the components that are whole models.
+
+Its predictions are nearly uniform, so that about half of all bytes are above the surprise threshold of 5.5 < log 256.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from ghost_ref.initialise import initialise
 SMALL = ModelConfig(
     d_model=20, n_layers=4, d_state=5, dt_rank=3, d_ff=40, codebook_group=16, n_heads=4,
     attention_layers=(1, 3), attention_stride=3, attention_slots=2, memory_layers=(0, 2), memory_capacity=8,
-    mod_layers=(1, 3), depth_layers=(2, 3), surprise_layers=(3,), surprise_threshold=5.0,
+    mod_layers=(1, 3), depth_layers=(2, 3), surprise_layers=(3,), surprise_threshold=5.5,
 )
 Rng = np.random.Generator
 Arrays = dict[str, np.ndarray]

@@ -15,7 +15,7 @@ from conformance.mutation.outcome import Outcome
 from conformance.mutation.patched_import import PatchedCopy, patched_copy
 from conformance.results import BackendInfo
 
-NUMPY_PACKAGES = ("ghost_ref", "conformance.components")
+NUMPY_PACKAGES = ("ghost_ref", "conformance.components", "conformance.decisions")
 MLX_PACKAGES = ("mlx_backend", "conformance.backends")
 LAZY = ("mlx_backend.numerics", "mlx_backend.ops")
 """Modules that mlx_backend would otherwise look up by their clean names."""

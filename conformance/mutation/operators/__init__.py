@@ -5,9 +5,11 @@ from conformance.mutation.operators import (
     native_core,
     numpy_functions,
     numpy_matmuls,
+    numpy_model,
     numpy_sequence,
     numpy_training,
 )
 
-NUMPY = (*numpy_functions.OPERATORS, *numpy_matmuls.OPERATORS, *numpy_sequence.OPERATORS, *numpy_training.OPERATORS)
+NUMPY = (*numpy_functions.OPERATORS, *numpy_matmuls.OPERATORS, *numpy_sequence.OPERATORS, *numpy_training.OPERATORS,
+         *numpy_model.OPERATORS)
 TABLES = {"numpy": NUMPY, "native": native_core.OPERATORS, "mlx": mlx_ops.OPERATORS}
