@@ -1,4 +1,4 @@
-"""The components of the kit: complete, true, never failing the reference, and catching faults that were put in by hand."""
+"""The components of the kit: complete, true, never failing the reference, and catching faults put in by hand."""
 
 from __future__ import annotations
 
