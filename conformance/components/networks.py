@@ -203,11 +203,21 @@ def network_case(component: str, label: str, config: ModelConfig, params: Arrays
                 statistical=statistical)
 
 
+def every_layer_keeps_some(params: Arrays, config: ModelConfig, tokens: np.ndarray, memory: Arrays | None = None,
+                           mod_top_k: bool = False) -> bool:
+    """Whether no layer is left out: vocabularies of static shapes run every layer, and decide about skipped tokens."""
+    weights = quantise(params, config, reference)
+    out = forward(weights, config, tokens, ops=reference, memory=memory, mod_top_k=mod_top_k)
+    return all(routing.kept.any() for routing in out.routing.values())
+
+
 def _small_forward(component: str, rng: Rng) -> Callable[..., Case]:
     """Cases of one small model with random weights."""
     params = random_params(SMALL, rng)
 
     def case(label: str, tokens: np.ndarray, chunks: tuple[int, ...] | None = None, **options: Any) -> Case:
+        while options.get("stateless") and not every_layer_keeps_some(params, SMALL, tokens, options["memory"]):
+            tokens = _text(rng, *tokens.shape)
         return network_case(component, label, SMALL, params, tokens, chunks, **options)
     return case
 
@@ -244,6 +254,8 @@ def objective_case(component: str, label: str, config: ModelConfig, rng: Rng, ro
     """A training batch with the decisions that the float32 reference takes."""
     params, batch = random_params(config, rng), random_batch(rng, rows, length)
     memory = random_memory(config, rng, entries) if entries else None
+    while not every_layer_keeps_some(params, config, batch["tokens"], memory, mod_top_k=True):
+        params, batch = random_params(config, rng), random_batch(rng, rows, length)
     ops = Deciding()
     run_objective(ops, params, batch, memory, config.to_json())
     arguments = dict(zip(OBJECTIVE, (params, batch, memory, ops.own), strict=True))
