@@ -4,6 +4,7 @@ guard, fixed shapes, flat memory. Everything runs on MLX's default device; the b
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import signal
 from pathlib import Path
@@ -19,7 +20,7 @@ import ghost_ref as ghost  # noqa: E402
 from ghost_ref.batches import make_batch  # noqa: E402
 from ghost_ref.checkpoint import FILE_NAME, load_checkpoint  # noqa: E402
 from ghost_ref.cli import main  # noqa: E402
-from ghost_ref.cli.train import load_trainer  # noqa: E402
+from ghost_ref.cli.train import load_trainer, log_lines  # noqa: E402
 from ghost_ref.config import PAD, TrainingConfig  # noqa: E402
 from ghost_ref.data import Dataset, load_dataset, pair_bytes  # noqa: E402
 from ghost_ref.errors import GhostError  # noqa: E402
@@ -341,7 +342,7 @@ def test_the_command_trains_packs_and_verifies(tmp_path, capsys):
     assert main(["train", "--data", "qa10", "--out", out, "--steps", "4", "--backend", "mlx", *flags]) == 0
     assert main(["train", "--data", "qa10", "--out", out, "--steps", "4", "--backend", "mlx", "--resume", *flags]) == 0
     assert main(["pack", out, "-o", packed]) == 0
-    assert main(["verify", packed]) == 0
+    assert main(["verify", packed, "--prompts", "4"]) == 0
     capsys.readouterr()
 
 
@@ -352,6 +353,14 @@ def test_backends_are_named_and_missing_ones_explained(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mlx.core", None)
     with pytest.raises(GhostError, match=r'pip install "ghost-lm\[mlx\]".*"ghost-lm\[mlx-cpu\]"'):
         load_trainer("mlx")
+
+
+def test_what_a_backend_logs_is_shown_while_it_trains():
+    shown: list[str] = []
+    with log_lines(shown.append):
+        logging.getLogger("ghost.mlx").info("selective scan: %s", "ops")
+    logging.getLogger("ghost.mlx").info("afterwards")
+    assert shown == ["selective scan: ops"]
 
 
 @pytest.mark.slow
