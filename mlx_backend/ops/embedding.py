@@ -28,7 +28,7 @@ def window(x, past=None, *, width):
     past = mx.zeros((batch, width - 1, d), x.dtype) if past is None else mx.stop_gradient(as_array(past))
     padded = mx.concatenate([past, x], 1)
     y = mx.concatenate([padded[:, k : k + length] for k in range(width)], -1)
-    return y, mx.stop_gradient(padded[:, length:])
+    return y, mx.stop_gradient(padded)[:, length:]  # sliced last: compile trips over a stopped slice it has merged
 
 
 def mean_value_embedding(embedding, values, counts):
