@@ -10,7 +10,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from conformance.arithmetic import BINARY32
 from conformance.case import FORWARD, Case, Component, run_reference
 from conformance.components import COMPONENTS
 from conformance.judge import judge
+from conformance.model_vectors import ARGUMENTS, OUTPUTS, write_model
 from conformance.results import FAIL, NOT_RUN, PASS, BackendInfo, Cell, Report, Result
 from conformance.run import choose_components, machine
 from conformance.tolerance import Statistics, Tolerance, exact_tolerances, tolerances
@@ -30,6 +32,7 @@ from ghost_ref.errors import GhostError
 
 FORMAT, VERSION = "ghost-conformance-vectors", 1
 MANIFEST, ANSWERS = "MANIFEST.json", "answers"
+MODEL = "model"  # the packed model's vectors, beside those of the components
 PARTS = ("truth", "bound", "scale", "undecided")  # arrays of a Tolerance, one tensor each
 
 Tensors = dict[str, np.ndarray]
@@ -37,9 +40,11 @@ Tensors = dict[str, np.ndarray]
 
 def export(directory: str | Path, seed: int = 0, components: Sequence[str] | None = None,
            largest: int | None = None) -> int:
-    """Write the vectors of a seed into a new directory; returns the number of cases.
+    """Write the vectors of a seed into a new directory; returns the number of cases. Without `components`: of all, and
+    of a small packed model.
 
-    largest: leave out cases with more numbers than this. GhostError if the directory exists, or for unknown names."""
+    largest: bytes of arrays a component may have; what does not fit is counted in its file, or in the manifest if
+    nothing fits. GhostError if the directory exists, or for unknown names."""
     directory = Path(directory)
     if directory.exists():
         raise GhostError(f"{directory} already exists; export into a new directory.")
@@ -48,89 +53,148 @@ def export(directory: str | Path, seed: int = 0, components: Sequence[str] | Non
     with tempfile.TemporaryDirectory(dir=directory.parent) as made:
         work = Path(made) / "vectors"
         work.mkdir()
-        count = sum(_export_component(work, component, seed, largest) for component in chosen)
+        counts = {component.name: _export_component(work, component, seed, largest) for component in chosen}
+        if components is None:
+            counts[MODEL] = _export_model(work, seed)
         files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(work.iterdir())}
-        _write_json(work / MANIFEST, {"format": FORMAT, "version": VERSION, "seed": seed,
-                                      "generator": f"ghost-lm {__version__}", "files": files})
+        _write_json(work / MANIFEST, {
+            "format": FORMAT, "version": VERSION, "seed": seed, "largest": largest,
+            "generator": f"ghost-lm {__version__}", "files": files,
+            "left_out": [name for name, count in counts.items() if not count]})
         shutil.move(work, directory)
-    return count
+    return sum(counts.values())
 
 
 def _export_component(directory: Path, component: Component, seed: int, largest: int | None) -> int:
+    cases = list(component.cases(seed))
+    kept = _fitting(component, cases, largest)
+    if not kept:
+        return 0
     tensors: Tensors = {}
     described = []
-    for case in component.cases(seed):
-        arrays = _case_arrays(case)
-        expected = tolerances(component, case, BINARY32)
-        if largest and sum(a.size for a in arrays.values()) + sum(t.truth.size for t in expected.values()) > largest:
-            continue
-        number = len(described)
-        tensors |= {f"{number}/{name}": array for name, array in arrays.items()}
+    for number, case in enumerate(kept):
+        tensors |= {f"{number}/{name}": array for name, array in _case_arrays(case).items()}
         bits = component.canonical and case.direction == FORWARD
         if bits:
             outputs = run_reference(component, case, lambda x: x)
-            tensors |= {f"{number}/bits/{name}": np.ascontiguousarray(value) for name, value in outputs.items()}
-        results = [_describe_result(number, name, t, tensors) for name, t in expected.items()]
+            tensors |= {f"{number}/bits/{name}": np.asarray(value) for name, value in outputs.items()}
+        results = []
+        for name, tolerance in tolerances(component, case, BINARY32).items():
+            tensors |= {f"{number}/{part}/{name}": array for part, array in _parts(tolerance).items()}
+            results.append({"output": name, "limits": tolerance.limits and asdict(tolerance.limits)})
         described.append({"name": case.name, "direction": case.direction, "statics": _plain_statics(case),
                           "bits": bits, "results": results})
-    if not described:
-        return 0
-    _write_json(directory / f"{component.name}.json", {
+    _write_component(directory, {
         "component": component.name, "arguments": component.arguments, "outputs": component.outputs,
-        "gradients": component.gradients, "canonical": component.canonical, "cases": described})
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, directory / f"{component.name}.safetensors")
+        "gradients": component.gradients, "canonical": component.canonical, "left_out": len(cases) - len(kept),
+        "cases": described}, tensors)
     return len(described)
 
 
-def _describe_result(number: int, name: str, tolerance: Tolerance, tensors: Tensors) -> dict[str, Any]:
-    for part in PARTS:
-        if (array := getattr(tolerance, part)) is not None:
-            tensors[f"{number}/{part}/{name}"] = np.asarray(array)
-    limits = tolerance.limits and {k: getattr(tolerance.limits, k).hex() for k in ("rms", "mean", "gain")}
-    return {"output": name, "limits": limits}
+def _export_model(directory: Path, seed: int) -> int:
+    """A packed model and its logits, which every implementation must give bit by bit."""
+    cases = write_model(directory / f"{MODEL}.ghost", seed)
+    tensors: Tensors = {}
+    described = []
+    for number, case in enumerate(cases):
+        tensors |= {f"{number}/argument/{name}": array for name, array in case.arguments.items()}
+        tensors |= {f"{number}/bits/{name}": array for name, array in case.outputs.items()}
+        described.append({"name": f"{FORWARD}/{case.label}", "direction": FORWARD, "statics": {"chunks": case.chunks},
+                          "bits": True, "results": [{"output": name, "limits": None} for name in case.outputs]})
+    _write_component(directory, {"component": MODEL, "file": f"{MODEL}.ghost", "arguments": ARGUMENTS,
+                                 "outputs": OUTPUTS, "gradients": (), "canonical": True, "left_out": 0,
+                                 "cases": described}, tensors)
+    return len(described)
+
+
+def _write_component(directory: Path, description: dict[str, Any], tensors: Tensors) -> None:
+    name = description["component"]
+    _write_json(directory / f"{name}.json", description)
+    save_file({k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()},
+              directory / f"{name}.safetensors")
+
+
+def _fitting(component: Component, cases: list[Case], largest: int | None) -> list[Case]:
+    """The cases that stay within `largest` bytes altogether: the first of each direction, then the smallest."""
+    if largest is None:
+        return cases
+    sizes = [_size(component, case) for case in cases]
+    first = {case.direction: i for i, case in reversed(list(enumerate(cases)))}
+    kept = set()
+    for i in sorted(range(len(cases)), key=lambda i: (i not in first.values(), sizes[i])):
+        if sizes[i] <= largest:
+            kept.add(i)
+            largest -= sizes[i]
+    return [cases[i] for i in sorted(kept)]
+
+
+def _size(component: Component, case: Case) -> int:
+    """Bytes of a case's arrays, if every output has a truth, a bound, a scale and bits."""
+    outputs = run_reference(component, case, lambda x: x)
+    return sum(a.nbytes for a in _case_arrays(case).values()) + 20 * sum(np.size(value) for value in outputs.values())
+
+
+def _parts(tolerance: Tolerance) -> Tensors:
+    """A Tolerance as tensors; bounds and scales, of which a few digits count, as float32 rounded up."""
+    found = {part: array for part in PARTS if (array := getattr(tolerance, part)) is not None}
+    return {part: _rounded_up(a) if part in ("bound", "scale") else np.asarray(a) for part, a in found.items()}
+
+
+def _rounded_up(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        single = np.asarray(x, np.float32)
+    return np.where(single < x, np.nextafter(single, np.float32(np.inf)), single)
 
 
 def _case_arrays(case: Case) -> Tensors:
-    """Every array of a case by its path: argument/x, argument/past.keys, static/forced, cotangent/y."""
-    found: Tensors = {}
-    for group, values in (("argument", case.arguments), ("static", case.statics), ("cotangent", case.cotangents)):
-        for name, value in values.items():
-            parts = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-            found |= {f"{group}/{k}": v for k, v in parts.items() if isinstance(v, np.ndarray)}
-    return found
+    """Every array of a case by its path: argument/x, argument/past.keys, static/forced.0, cotangent/y."""
+    groups = (("argument", case.arguments), ("static", case.statics), ("cotangent", case.cotangents))
+    return {f"{group}/{path}": leaf for group, values in groups for path, leaf in _leaves(values)
+            if isinstance(leaf, np.ndarray)}
 
 
 def _plain_statics(case: Case) -> dict[str, Any]:
     """What of a case is not an array, and goes into the JSON file."""
-    plain = {k: v for k, v in case.statics.items() if not isinstance(v, (np.ndarray, dict))}
-    for group in (case.arguments, case.statics):
-        for name, value in group.items():
-            if isinstance(value, dict):
-                plain |= {f"{name}.{k}": v for k, v in value.items() if not isinstance(v, np.ndarray)}
-    return plain
+    return {path: leaf for values in (case.arguments, case.statics) for path, leaf in _leaves(values)
+            if not (leaf is None or isinstance(leaf, np.ndarray))}
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What dicts, and tuples of arrays, hold in the end, by path: "past.keys", "forced.0"."""
+    for name, value in values.items():
+        if isinstance(value, tuple) and any(isinstance(v, (np.ndarray, dict, tuple)) for v in value):
+            value = {str(i): v for i, v in enumerate(value)}
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def judge_directory(directory: str | Path) -> Report:
     """Judge the answers an implementation left in DIR/answers/<component>.safetensors, tensors "<case>/<output>".
 
-    Their metadata may hold "implementation" (a name) and "canonical" ("yes": the reference's bits are claimed, and
-    required, for the cases that have them). GhostError for files that are missing, changed or malformed."""
+    Their metadata may hold "canonical": "yes": the reference's bits are claimed, and required, for the cases that have
+    them. Cases without any answer are NOT RUN. GhostError for files that are missing, changed or malformed."""
     directory = Path(directory)
     manifest = read_manifest(directory)
     names = sorted(name.removesuffix(".json") for name in manifest["files"] if name.endswith(".json"))
-    known = {component.name for component in COMPONENTS}
+    known = {component.name for component in COMPONENTS} | {MODEL}
     if foreign := [name for name in names if name not in known]:
         raise GhostError(f"{directory / MANIFEST} lists {foreign[0]}, which this version does not know; judge with the "
                          f"version that wrote it ({manifest['generator']}).")
+    given = sorted(path.stem for path in (directory / ANSWERS).glob("*.safetensors"))
+    if unknown := [name for name in given if name not in names]:
+        raise GhostError(f"{directory / ANSWERS / unknown[0]}.safetensors answers no component of these vectors; they "
+                         f"are: {', '.join(names)}.")
+    if not given:
+        raise GhostError(f"{directory / ANSWERS} holds no answers; write <component>.safetensors there.")
     report = Report(manifest["seed"], machine(), [BackendInfo("answers", f"answers in {directory}")], names)
     for name in names:
         answers = directory / ANSWERS / f"{name}.safetensors"
-        if answers.exists():
+        if name in given:
             report.results += _judge_component(directory, name, answers)
         else:
             report.absent[(name, "answers")] = Cell(NOT_RUN, reason=f"there is no {answers}")
-    if not report.results:
-        raise GhostError(f"{directory / ANSWERS} holds no answers; write <component>.safetensors there.")
     return report
 
 
@@ -158,6 +222,9 @@ def _judge_component(directory: Path, name: str, answers: Path) -> list[Result]:
     for number, case in enumerate(described["cases"]):
         expected = _expected(number, case, vectors, metadata.get("canonical") == "yes")
         outputs = {output: given[f"{number}/{output}"] for output in expected if f"{number}/{output}" in given}
+        if not outputs:
+            results.append(Result(name, case["name"], "answers", NOT_RUN, detail=f"{answers} has no tensor {number}/..."))
+            continue
         verdict = judge(outputs, expected)
         results.append(Result(name, case["name"], "answers", FAIL if verdict.tier else PASS, verdict.margin,
                               verdict.tier, verdict.output, verdict.index, verdict.expected, verdict.got,
@@ -167,14 +234,15 @@ def _judge_component(directory: Path, name: str, answers: Path) -> list[Result]:
 
 def _expected(number: int, case: dict[str, Any], vectors: Tensors, canonical: bool) -> dict[str, Tolerance]:
     names = [result["output"] for result in case["results"]]
-    if canonical and case["bits"]:
+    if case["bits"] and (canonical or f"{number}/truth/{names[0]}" not in vectors):  # a model has bits only
         return exact_tolerances({name: vectors[f"{number}/bits/{name}"] for name in names})
     found = {}
     for result in case["results"]:
         name = result["output"]
-        parts = {part: vectors.get(f"{number}/{part}/{name}") for part in PARTS}
-        limits = result["limits"] and Statistics(**{k: float.fromhex(v) for k, v in result["limits"].items()})
-        found[name] = Tolerance(parts["truth"], parts["bound"], parts["scale"], limits, parts["undecided"])
+        truth, bound, scale, undecided = (vectors.get(f"{number}/{part}/{name}") for part in PARTS)
+        if truth is None:
+            raise GhostError(f"The vectors of case {case['name']} lack the truth of {name}; export them again.")
+        found[name] = Tolerance(truth, bound, scale, result["limits"] and Statistics(**result["limits"]), undecided)
     return found
 
 
@@ -187,4 +255,4 @@ def _read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")

@@ -1,0 +1,28 @@
+// What the native core computes, by the names of the kit's components, at one level.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "vectors.h"
+
+namespace judge {
+
+using Outputs = std::map<std::string, std::vector<float>>;  // row-major; integers as floats, exactly
+
+struct Implementation {
+  const char* component;
+  // Why the runtime has no such case by design, or nullptr; may be nullptr itself.
+  const char* (*absence)(const Case& vectors);
+  Outputs (*run)(const ghost::Kernels& kernels, const Case& vectors);
+};
+
+// nullptr if the runtime has no such component.
+const Implementation* find_implementation(const std::string& component);
+
+// Feeds a case of a packed model ("model" in docs/conformance-vectors.md) at a level.
+Outputs run_model(const std::string& file, const std::string& level, const Case& vectors);
+
+}  // namespace judge
