@@ -378,3 +378,11 @@ def test_memory_does_not_grow_over_ten_thousand_steps():
     assert max(active) < active[0] + 4096, active  # sizes of reused buffers vary; one lost number a step makes 36,000
     assert resident[-1] <= resident[0] + (2 << 20), resident  # 2 MiB, 200 bytes a step
     assert trainer.traces == 2
+
+
+def test_a_scan_that_cannot_run_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    from ghost_ref.cli import main
+
+    monkeypatch.setenv("GHOST_SCAN", "fast")
+    assert main(["train", "--backend", "mlx", "--data", "qa10", "--out", str(tmp_path / "run")]) == 2
+    assert "GHOST_SCAN=fast is unknown" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -99,8 +99,10 @@ def load_trainer(backend: str) -> Callable[..., Stepper]:
         raise GhostError(f"--backend mlx needs MLX, which cannot be imported here ({error}); install it with `pip "
                          'install "ghost-lm[mlx]"` on a Mac, "ghost-lm[mlx-cuda]" on Linux with an NVIDIA GPU, or '
                          '"ghost-lm[mlx-cpu]" on Linux without.') from None
+    from mlx_backend.ops import scan
     from mlx_backend.trainer import Trainer as MLXTrainer
 
+    scan.requested()  # refused before anything is written
     return MLXTrainer
 
 

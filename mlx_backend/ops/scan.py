@@ -69,22 +69,25 @@ def selective_scan(
     return y, mx.stop_gradient(present)
 
 
-def choose(x: Array, A: Array) -> str:
-    """ "ops", "metal" or "cuda", by GHOST_SCAN, else by what the default device can do with these arrays."""
-    wanted, dialect = os.environ.get("GHOST_SCAN"), device.available()
-    fits = x.dtype == mx.float32 and A.shape[1] <= LARGEST_STATE
+def requested() -> str | None:
+    """What GHOST_SCAN asks for, None if it is unset. GhostError for what is unknown or cannot run on this device."""
+    wanted = os.environ.get("GHOST_SCAN")
     if wanted not in (None, "ops", "metal", "cuda"):
         raise GhostError(f"GHOST_SCAN={wanted} is unknown: use ops, metal or cuda, or unset it")
-    if wanted in ("metal", "cuda"):
-        if wanted != dialect:
-            raise GhostError(
-                f"GHOST_SCAN={wanted} cannot run on {mx.default_device()}: use GHOST_SCAN=ops, or unset it"
-            )
-        if not fits:
-            raise GhostError(
-                f"GHOST_SCAN={wanted} needs float32 and at most {LARGEST_STATE} states, not {x.dtype} and "
-                f"{A.shape[1]}: use GHOST_SCAN=ops, or unset it"
-            )
+    if wanted in ("metal", "cuda") and wanted != device.available():
+        raise GhostError(f"GHOST_SCAN={wanted} cannot run on {mx.default_device()}: use GHOST_SCAN=ops, or unset it")
+    return wanted
+
+
+def choose(x: Array, A: Array) -> str:
+    """ "ops", "metal" or "cuda", by GHOST_SCAN, else by what the default device can do with these arrays."""
+    wanted, dialect = requested(), device.available()
+    fits = x.dtype == mx.float32 and A.shape[1] <= LARGEST_STATE
+    if wanted in ("metal", "cuda") and not fits:
+        raise GhostError(
+            f"GHOST_SCAN={wanted} needs float32 and at most {LARGEST_STATE} states, not {x.dtype} and "
+            f"{A.shape[1]}: use GHOST_SCAN=ops, or unset it"
+        )
     chosen = wanted or (dialect if dialect and fits else "ops")
     _announce(chosen, "GHOST_SCAN is set" if wanted else f"{mx.default_device()}, kernels: {dialect or 'none'}")
     return chosen
