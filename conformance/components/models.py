@@ -11,9 +11,9 @@ from ghost_ref.config import PAD, ModelConfig
 from ghost_ref.initialise import initialise
 
 SMALL = ModelConfig(
-    d_model=20, n_layers=4, d_state=5, dt_rank=3, d_ff=40, codebook_group=16, n_heads=4,
+    d_model=22, n_layers=4, d_state=5, dt_rank=3, d_ff=40, codebook_group=16, n_heads=2,
     attention_layers=(1, 3), attention_stride=3, attention_slots=2, memory_layers=(0, 2), memory_capacity=8,
-    mod_layers=(1, 3), depth_layers=(2, 3), surprise_layers=(3,), surprise_threshold=5.5,
+    mod_layers=(1, 3), depth_layers=(2, 3), surprise_layers=(2, 3), surprise_threshold=5.5,
 )
 Rng = np.random.Generator
 Arrays = dict[str, np.ndarray]

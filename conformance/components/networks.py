@@ -284,7 +284,7 @@ def _any_split(rng: Rng, extensive: bool) -> Iterator[Case]:
 
 def _causality(rng: Rng, extensive: bool) -> Iterator[Case]:
     for length in (1, 17, 33):
-        for position in {0, length - 1, int(rng.integers(length))}:
+        for position in sorted({0, length - 1, *rng.integers(length, size=8).tolist()}):
             yield _property_case("causality", rng, f"L={length}, byte {position}", _text(rng, 1, length),
                                  position=position)
 

@@ -15,6 +15,8 @@ from ghost_ref.sampling import NEVER_CHOSEN, choose_byte
 
 Rng = np.random.Generator
 REFUSED = -1
+EDGE_STEP = 50629177
+"""With seed 0 its number is 11184811·2^-24, the float32 sum of two thirds and odd in the last of the 24 bits."""
 PUBLISHED = (  # Random123 1.14, tests/kat_vectors: counter, key, expected words
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
     ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
@@ -68,6 +70,9 @@ def _choose_byte(rng: Rng, extensive: bool) -> Iterator[Case]:
         yield case(label, typical, seed=seed, **settings)
     far = rng.integers(0, 1 << 64, len(typical), np.uint64)
     yield case("far steps", typical, far, temp=1.0, seed=(1 << 64) - 1)
+    thirds = np.full((1, 256), -5, np.float32)
+    thirds[0, :3] = 1
+    yield case("number on the edge of two bytes", thirds, np.array([EDGE_STEP], np.uint64), temp=1.0, top_k=3, seed=0)
     for temp in (0.0, 1.0):
         yield case(f"ties, temperature {temp}", rng.integers(0, 3, (32, 256)).astype(np.float32), temp=temp, top_k=5)
         yield case(f"reserved bytes, temperature {temp}", _reserved(rng), temp=temp)

@@ -52,14 +52,14 @@ def outcomes(target: str, operator: Operator, backends: Sequence[Backend], judge
 
 
 def outcome_of(target: str, operator: Operator, component: str, results: Sequence[Result]) -> Outcome:
-    """What the results of one component say about a fault. An error raised by the faulty code is no catch."""
+    """What the results of one component say about a fault. An error is no catch, unless it is the expected one."""
     if not results:
         return broken(target, operator, component, "no case of this component ran")
     last = results[-1]
     if last.status != FAIL:
         last = max(results, key=lambda r: r.margin)
         status = EQUIVALENT if operator.equivalent else SURVIVED
-    elif last.tier == "error":
+    elif last.tier == "error" and not (operator.raises and operator.raises in last.detail):
         return broken(target, operator, component, last.detail)
     elif operator.equivalent:
         return broken(target, operator, component, "declared equivalent, but " + last.case + " fails")

@@ -14,8 +14,9 @@ class Operator:
     """old must occur exactly once in file; components: each of them must fail with `new` in its place.
 
     bits: judged bit by bit against the clean reference, as the runtime is, not by error bounds: for faults which are
-    honest arithmetic in another order or rounding. equivalent: the written proof that the two texts compute the same
-    function, empty for a fault."""
+    honest arithmetic in another order or rounding. raises: the right consequence is an error with these words in it;
+    any other error is no catch, since a slip in the table raises too. equivalent: the written proof that the two texts
+    compute the same function, empty for a fault."""
 
     name: str
     description: str
@@ -24,6 +25,7 @@ class Operator:
     new: str
     components: tuple[str, ...]
     bits: bool = False
+    raises: str = ""
     equivalent: str = ""
 
     def patch(self, source: str) -> str:
