@@ -32,6 +32,7 @@ from ghost_ref.errors import GhostError
 
 FORMAT, VERSION = "ghost-conformance-vectors", 1
 MANIFEST, ANSWERS = "MANIFEST.json", "answers"
+LARGEST_INTEGER = 2**53
 MODEL = "model"  # the packed model's vectors, beside those of the components
 PARTS = ("truth", "bound", "scale", "undecided")  # arrays of a Tolerance, one tensor each
 
@@ -115,16 +116,18 @@ def _write_component(directory: Path, description: dict[str, Any], tensors: Tens
 
 
 def _fitting(component: Component, cases: list[Case], largest: int | None) -> list[Case]:
-    """The cases that stay within `largest` bytes altogether: the first of each direction, then the smallest."""
+    """The cases that stay within `largest` bytes altogether: the first, typical one of each direction unless it takes
+    more than half, then the smallest."""
     if largest is None:
         return cases
     sizes = [_size(component, case) for case in cases]
     first = {case.direction: i for i, case in reversed(list(enumerate(cases)))}
-    kept = set()
-    for i in sorted(range(len(cases)), key=lambda i: (i not in first.values(), sizes[i])):
-        if sizes[i] <= largest:
+    preferred = {i for i in first.values() if sizes[i] <= largest // 2}
+    kept, left = set(), largest
+    for i in sorted(range(len(cases)), key=lambda i: (i not in preferred, sizes[i])):
+        if sizes[i] <= left:
             kept.add(i)
-            largest -= sizes[i]
+            left -= sizes[i]
     return [cases[i] for i in sorted(kept)]
 
 
@@ -154,9 +157,12 @@ def _case_arrays(case: Case) -> Tensors:
 
 
 def _plain_statics(case: Case) -> dict[str, Any]:
-    """What of a case is not an array, and goes into the JSON file."""
-    return {path: leaf for values in (case.arguments, case.statics) for path, leaf in _leaves(values)
-            if not (leaf is None or isinstance(leaf, np.ndarray))}
+    """What of a case is not an array, and goes into the JSON file; integers that many readers of JSON would round (RFC
+    8259, section 6) as strings."""
+    plain = {path: leaf for values in (case.arguments, case.statics) for path, leaf in _leaves(values)
+             if not (leaf is None or isinstance(leaf, np.ndarray))}
+    return {path: str(leaf) if isinstance(leaf, int) and abs(leaf) > LARGEST_INTEGER else leaf
+            for path, leaf in plain.items()}
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -223,7 +229,7 @@ def _judge_component(directory: Path, name: str, answers: Path) -> list[Result]:
         expected = _expected(number, case, vectors, metadata.get("canonical") == "yes")
         outputs = {output: given[f"{number}/{output}"] for output in expected if f"{number}/{output}" in given}
         if not outputs:
-            results.append(Result(name, case["name"], "answers", NOT_RUN, detail=f"{answers} has no tensor {number}/..."))
+            results.append(Result(name, case["name"], "answers", NOT_RUN, detail=f"{answers} has no {number}/..."))
             continue
         verdict = judge(outputs, expected)
         results.append(Result(name, case["name"], "answers", FAIL if verdict.tier else PASS, verdict.margin,

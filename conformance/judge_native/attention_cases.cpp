@@ -1,6 +1,5 @@
-#include "attention_cases.h"
-
 #include "attention.h"
+#include "cases.h"
 #include "rows.h"
 
 namespace judge {

@@ -1,10 +1,10 @@
-// Maps, rows, matmuls, convolution and scan; the attention is in attention_cases.cpp, the model in model_cases.cpp.
+// Maps, rows, matmuls, convolution and scan; other components have files of their own.
 #include "components.h"
 
 #include <cmath>
 #include <limits>
 
-#include "attention_cases.h"
+#include "cases.h"
 #include "rows.h"
 
 namespace judge {
@@ -144,18 +144,19 @@ std::vector<uint8_t> packed_trits(const Case& vectors, const Array& weight) {
   return bytes;
 }
 
-// Numbers >= 0 that are float16, as little-endian bytes.
+// Numbers that are float16, as little-endian bytes.
 std::vector<uint8_t> halves(const Case& vectors, const Array& x) {
   std::vector<uint8_t> bytes;
   for (const float value : x.values) {
+    const float magnitude = std::fabs(value);
     int low = 0, high = 0x7BFF;  // the bits of float16 numbers >= 0 are in their order
     while (low < high) {
       const int middle = (low + high) / 2;
-      ghost::half_to_float(static_cast<uint16_t>(middle)) < value ? low = middle + 1 : high = middle;
+      ghost::half_to_float(static_cast<uint16_t>(middle)) < magnitude ? low = middle + 1 : high = middle;
     }
-    if (ghost::half_to_float(static_cast<uint16_t>(low)) != value) vectors.refuse("has a scale that is no float16");
+    if (ghost::half_to_float(static_cast<uint16_t>(low)) != magnitude) vectors.refuse("has a scale that is no float16");
     bytes.push_back(static_cast<uint8_t>(low & 0xFF));
-    bytes.push_back(static_cast<uint8_t>(low >> 8));
+    bytes.push_back(static_cast<uint8_t>(low >> 8 | (std::signbit(value) ? 0x80 : 0)));
   }
   return bytes;
 }
@@ -316,6 +317,7 @@ constexpr Implementation kImplementations[] = {
     {"conv_silu", nullptr, conv_silu},
     {"scan_gated", nullptr, scan_gated},
     {"strided_attention", nullptr, strided_attention},
+    {"choose_byte", nullptr, choose_byte},
 };
 
 }  // namespace

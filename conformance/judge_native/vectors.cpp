@@ -1,6 +1,7 @@
 #include "vectors.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -77,6 +78,7 @@ double Tensor::number(int64_t i) const {
   if (dtype == "F32") return static_cast<double>(load<float>(data + 4 * i));
   if (dtype == "I64") return static_cast<double>(load<int64_t>(data + 8 * i));
   if (dtype == "I32") return load<int32_t>(data + 4 * i);
+  if (dtype == "I16") return load<int16_t>(data + 2 * i);
   if (dtype == "I8") return load<int8_t>(data + i);
   if (dtype == "U8" || dtype == "BOOL") return data[i];
   throw BadFile("a tensor of type " + dtype + " is not one that vectors have; export them again.");
@@ -175,6 +177,24 @@ int64_t Case::integer(const std::string& name, int64_t otherwise) const {
   if (value == nullptr) return otherwise;
   if (!is_count(*value) || value->integer > INT32_MAX) refuse("has no usable number " + name);
   return value->integer;
+}
+
+double Case::number(const std::string& name, double otherwise) const {
+  const Json* value = statics_->find(name);
+  if (value == nullptr) return otherwise;
+  if (!value->is(Kind::Integer) && !value->is(Kind::Double)) refuse("has no usable number " + name);
+  return value->is(Kind::Integer) ? static_cast<double>(value->integer) : value->number;
+}
+
+uint64_t Case::word(const std::string& name) const {
+  const Json* value = statics_->find(name);
+  if (value == nullptr) return 0;
+  uint64_t word = 0;
+  if (value->is(Kind::Integer) && value->integer >= 0) return static_cast<uint64_t>(value->integer);
+  const auto* end = value->string.data() + value->string.size();
+  const auto parsed = std::from_chars(value->string.data(), end, word);
+  if (parsed.ec != std::errc() || parsed.ptr != end) refuse("has no usable number " + name);
+  return word;
 }
 
 std::vector<int64_t> Case::integers(const std::string& name) const {

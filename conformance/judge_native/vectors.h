@@ -23,7 +23,7 @@ struct Tensor {
   size_t nbytes = 0;
 
   int64_t size() const;
-  // An element as a number; dtype must be F64, F32, I64, I32, U8, I8 or BOOL, of which all are exact as double here.
+  // An element of type F64, F32, I64, I32, I16, I8, U8 or BOOL as a number (I64 counts are small: exact).
   double number(int64_t i) const;
 };
 
@@ -68,8 +68,11 @@ class Case {
   // Argument `name` as float32 of this shape, -1 for any size (but zero only of the first axis); leading axes beyond it
   // are merged into the first.
   Array array(const std::string& name, const std::vector<int64_t>& shape) const;
-  int64_t integer(const std::string& name, int64_t otherwise) const;  // of the statics, within an int32
-  std::vector<int64_t> integers(const std::string& name) const;       // of the statics
+  // Of the statics: within an int32; any number; 64 bits (a string of digits beyond 2^53), 0 without; a list.
+  int64_t integer(const std::string& name, int64_t otherwise) const;
+  double number(const std::string& name, double otherwise) const;
+  uint64_t word(const std::string& name) const;
+  std::vector<int64_t> integers(const std::string& name) const;
   [[noreturn]] void refuse(const std::string& why) const;
 
  private:

@@ -1,4 +1,4 @@
-// The component strided_attention on the native core.
+// Implementations of components that have a file of their own.
 #pragma once
 
 #include "components.h"
@@ -6,5 +6,6 @@
 namespace judge {
 
 Outputs strided_attention(const ghost::Kernels& kernels, const Case& vectors);
+Outputs choose_byte(const ghost::Kernels& kernels, const Case& vectors);
 
 }  // namespace judge
