@@ -117,12 +117,12 @@ def _write_component(directory: Path, description: dict[str, Any], tensors: Tens
 
 def _fitting(component: Component, cases: list[Case], largest: int | None) -> list[Case]:
     """The cases that stay within `largest` bytes altogether: the first, typical one of each direction unless it takes
-    more than half, then the smallest."""
+    more than two thirds, then the smallest."""
     if largest is None:
         return cases
     sizes = [_size(component, case) for case in cases]
     first = {case.direction: i for i, case in reversed(list(enumerate(cases)))}
-    preferred = {i for i in first.values() if sizes[i] <= largest // 2}
+    preferred = {i for i in first.values() if 3 * sizes[i] <= 2 * largest}
     kept, left = set(), largest
     for i in sorted(range(len(cases)), key=lambda i: (i not in preferred, sizes[i])):
         if sizes[i] <= left:
