@@ -231,7 +231,7 @@ def _forward(rng: Rng, extensive: bool) -> Iterator[Case]:
     yield case("memory", _text(rng, 1, 24), memory=memory, statistical=True)
     yield case("byte by byte", _text(rng, 1, 5), (1,) * 5, memory=memory)
     padded = _text(rng, 1, 17)
-    padded[0, 4:7] = PAD
+    padded[0, 4:13] = PAD
     yield case("chunks with PAD", padded, (5, 1, 8, 3))
     yield case("two windows", _text(rng, 2, 11), memory=memory, stateless=True)
     if extensive:

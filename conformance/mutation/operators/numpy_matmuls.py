@@ -160,7 +160,7 @@ OPERATORS = (
     Operator("trit_order", "the first of five trits in the highest place", PACKED,
              "    return (codes.reshape(-1, TRITS_PER_BYTE) * POWERS).sum(1, dtype=np.uint8)\n",
              "    return (codes.reshape(-1, TRITS_PER_BYTE) * POWERS[::-1]).sum(1, dtype=np.uint8)\n",
-             ("packed_tensors",)),
+             ("packed_tensors",), raises="padding trits that are not zero"),
     Operator("trit_padding", "padding trits of -1", PACKED,
              "    codes = np.ones(-trits.size", "    codes = np.zeros(-trits.size", ("packed_tensors",),
              raises="padding trits that are not zero"),

@@ -42,7 +42,7 @@ OPERATORS = (
     Operator("router_threshold", "the router's threshold at 0.1", MODEL, "exceeds(routing.scores, 0.0)",
              "exceeds(routing.scores, 0.1)", ("forward_decisions",)),
     Operator("pad_processed", "padding is processed by routed layers", MODEL, "tokens != PAD)", "tokens >= 0)",
-             ("forward",), raises="the recorded run made no decision"),
+             ("forward",), raises="recorded run"),
     Operator("top_k_when_answering", "Mixture of Depths takes the best of the whole chunk, future included", MODEL,
              "        if c.mod_top_k:\n", "        if True:\n", ("causality", "any_split")),
     Operator("surprise_of_next_byte", "surprise of the byte to come decides", ROUTING,
