@@ -31,7 +31,8 @@ def reference_codes(x: Any) -> Any:
 
 
 class Deciding:
-    """The vocabulary `base` with its decisions noted in `own` and, where `forced` has them, replaced.
+    """The vocabulary `base` with its decisions noted in `own` and, where `forced` has them, replaced; ValueError where
+    the model takes another course than the recorded one.
 
     codes(x): how the base rounds activations. array: from a NumPy array to the base's own kind. A forced array may have
     fewer tokens than the base's stream, whose form keeps skipped tokens at the end: those are filled with zeros,
@@ -51,9 +52,9 @@ class Deciding:
         if self.forced is None:
             self.own[name] = own
             return own
-        if name not in self.forced:
-            raise KeyError(f"the recorded run made no decision {name!r}")
-        given = self.forced[name]
+        given = self.forced.get(name)
+        if given is None or given.ndim != len(own.shape) or any(n < m for n, m in zip(own.shape, given.shape)):
+            raise ValueError(f"decision {name!r} of shape {tuple(own.shape)} is not one of the recorded run")
         self.own[name] = plain(own)[tuple(slice(n) for n in given.shape)]
         missing = [(0, n - m) for n, m in zip(own.shape, given.shape, strict=True)]
         given = np.pad(given, missing) if any(m for _, m in missing) else given

@@ -7,7 +7,7 @@ Bounds come from running error analysis, scales from Monte-Carlo arithmetic, bot
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,13 @@ def _composite_tolerances(component: Component, case: Case, arithmetic: Arithmet
         bound = 2 * PEAK * np.maximum(deviation, np.sqrt(np.mean(deviation**2)))
         found[name] = Tolerance(truth, bound)
         if case.statistical and truth.size >= FEWEST:
-            found[name] = Tolerance(truth, bound, 2 * deviation, _limits(errors, truth, 2 * deviation, arithmetic))
+            limits = _limits(errors, truth, 2 * deviation, arithmetic)
+            assert limits is not None
+            # Errors of one output share their causes (a row's scale): its rms varies far more than that of as many
+            # independent ones, so it has the same 6 standard deviations of room as mean and gain.
+            spread = [statistics(error, truth, 2 * deviation).rms for error in errors]
+            room = float(np.mean(spread) + SIGMAS * np.std(spread))
+            found[name] = Tolerance(truth, bound, 2 * deviation, replace(limits, rms=max(limits.rms, room)))
     return found
 
 
