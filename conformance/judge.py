@@ -7,7 +7,7 @@ hard      |e| <= B everywhere
 peak      |e/s| <= 4
 rms       rms(e/s) <= 0.5, or what correlated honest errors reach
 mean      no bias: |mean(e/s)| <= 6 standard deviations of it under honest rounding
-gain      no bias proportional to the truth: slope of e on t within 6 standard deviations + 2 units
+gain      no bias proportional to the truth: slope of e on t within 6 standard deviations + a quarter of a unit
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def _limits(errors: list[np.ndarray], truth: np.ndarray, scale: np.ndarray,
     runs = [statistics(e, truth, scale) for e in errors]
     mean = SIGMAS * float(np.std([s.mean for s in runs]))
     gain = SIGMAS * float(np.std([s.gain for s in runs]))
-    return Statistics(max(RMS, 1.2 * max(s.rms for s in runs)), max(mean, MEAN_FLOOR), gain + 2 * arithmetic.unit)
+    return Statistics(max(RMS, 1.2 * max(s.rms for s in runs)), max(mean, MEAN_FLOOR), gain + arithmetic.unit / 4)
 
 
 def exact_tolerances(outputs: dict[str, Any]) -> dict[str, Tolerance]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conformance.arithmetic import BINARY32
 from conformance.backend import Backend
-from conformance.backends.pairs import PairBackend
+from conformance.backends.pairs import Pair, PairBackend
 from conformance.results import BackendInfo
 from ghost_ref import training_ops
 from ghost_ref.ops.linear import pairwise_dot_backward, slot_sum_backward
@@ -13,13 +13,25 @@ INFO = ("cython", "the NumPy trainer's compiled kernels and BLAS dots")
 SCOPE = "the NumPy trainer uses the reference here"
 
 
+def _adamw(p, gradients, m, v, *, lr, beta1, beta2, eps, weight_decay, applied):
+    """One compiled AdamW step for each of the gradients."""
+    from ghost_ref import _train
+
+    p, m, v = p.copy(), m.copy(), v.copy()
+    for step, gradient in enumerate(gradients, applied + 1):
+        _train.adamw_update(p, gradient, m, v, lr, beta1, beta2, eps, weight_decay, 1 / (1 - beta1**step),
+                            1 / (1 - beta2**step))
+    return (p, m, v), None
+
+
 def backends() -> list[Backend | BackendInfo]:
     if not training_ops.have_kernels():
         return [BackendInfo(*INFO, "the compiled kernels are not built; install Ghost without GHOST_PURE=1")]
     from ghost_ref import _train
 
-    pairs = {name: (getattr(_train, f"{name}_forward"), getattr(_train, f"{name}_backward"))
+    pairs: dict[str, Pair] = {name: (getattr(_train, f"{name}_forward"), getattr(_train, f"{name}_backward"))
              for name in training_ops.KERNELS}
     pairs["pairwise_dot"] = training_ops.pairwise_dot_forward, pairwise_dot_backward
     pairs["slot_sum"] = training_ops.slot_sum_forward, slot_sum_backward
+    pairs["adamw"] = _adamw, None
     return [PairBackend(BackendInfo(*INFO), BINARY32, pairs, SCOPE)]

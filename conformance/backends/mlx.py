@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ COLUMNS = (("mlx-cpu", "MLX on the CPU, eager"), ("mlx-cpu-compiled", "MLX on th
 # The backend has the reference's exp (mlx_backend/numerics.py); a compiler for a GPU may contract, which adds an ULP.
 GPU_ARITHMETIC = Arithmetic("gpu", exp_ulp=(3.0, 0.0))
 
+RUNTIME_ONLY = ("philox4x32", "choose_byte", "packed_file", "packed_tensors", "swiglu", "conv_silu", "scan_gated")
+
 
 class MlxBackend:
     """One device, eager or compiled. Gradients are MLX's own, through the ops' VJPs."""
@@ -28,30 +31,46 @@ class MlxBackend:
     def __init__(self, info: BackendInfo, device: Any, compiled: bool) -> None:
         import mlx.core as mx
 
+        from conformance.backends import mlx_functions
+
         self.info, self.device, self.compiled, self.mx = info, device, compiled, mx
         self.arithmetic = GPU_ARITHMETIC if device == mx.gpu else BINARY32
+        self.functions = mlx_functions
 
     def absence(self, component: Component, case: Case) -> Absence | None:
-        return None if find_function(component.name) else Absence("MLX trains and evaluates; this is the runtime's")
+        if component.name in RUNTIME_ONLY:
+            return Absence("MLX trains and evaluates; packed files and sampling are the runtime's")
+        if component.name == "any_split":
+            return Absence("equal bits for any split are promised for packed models on the runtime")
+        streams = case.arguments.get("state") is not None or case.statics.get("drop_tail")
+        if self.compiled and (streams or component.name == "causality"):
+            return Absence("a stream that drops its skipped tokens has no static shapes: it runs eagerly")
+        if self.compiled and component.composite and not case.extensive:
+            return Absence("compiling a whole model takes minutes: run with --extensive", applicable=True)
+        return None
 
     def run(self, component: Component, case: Case) -> Arrays:
-        mx = self.mx
-        function = find_function(component.name)
-        assert function is not None
+        mx, function = self.mx, self.functions.find(component.name)
+        if function is None:
+            raise NotImplementedError(f"mlx_backend has no {component.name}")
         with mx.stream(self.device):
-            arrays = [self._to_mlx(case.arguments.get(name)) for name in component.arguments]
+            arrays = [self._argument(component, name, case.arguments.get(name)) for name in component.arguments]
             statics = {k: self._to_mlx(v) for k, v in case.statics.items()}
             if case.direction == BACKWARD:
                 outputs = self._gradients(component, case, function, arrays, statics)
             else:
                 outputs = named_outputs(component, self._call(lambda *a: function(*a, **statics), arrays))
-            return {name: _to_numpy(value) for name, value in outputs.items()}
+            return {name: np.asarray(value) for name, value in outputs.items()}
+
+    def _argument(self, component: Component, name: str, value: Any) -> Any:
+        stays = component.name in self.functions.IN_NUMPY.get(name, ())
+        return value if stays else self._to_mlx(value)
 
     def _call(self, function: Callable[..., Any], arrays: list[Any]) -> Any:
-        """The function of the arrays that are there; compiled, a structure of MLX arrays in and out."""
+        """The function of the arguments; compiled, those of MLX arrays are its inputs and the others constants."""
         if not self.compiled:
             return function(*arrays)
-        given = [i for i, a in enumerate(arrays) if isinstance(a, self.mx.array)]
+        given = [i for i, a in enumerate(arrays) if self._is_tree(a)]
 
         def of_given(*values: Any) -> Any:
             whole = list(arrays)
@@ -59,7 +78,31 @@ class MlxBackend:
                 whole[i] = value
             return function(*whole)
 
-        return self.mx.compile(of_given)(*(arrays[i] for i in given))
+        return self._compiled(of_given)(*(arrays[i] for i in given))
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """mx.compile, which fails (MLX 0.32: IndexError) where two outputs of a dict are one and the same: all numbers
+        of a dict come out as one vector. Decisions and gradients are exact in float32."""
+        mx, forms = self.mx, {}
+
+        def packed(*values: Any) -> Any:
+            out = function(*values)
+            if not isinstance(out, dict):
+                return out
+            forms.update({name: value.shape for name, value in out.items()})
+            return mx.concatenate([value.astype(mx.float32).reshape(-1) for value in out.values()])
+
+        def call(*values: Any) -> Any:
+            out = mx.compile(packed)(*values)
+            if not forms:
+                return out
+            ends = np.cumsum([math.prod(shape) for shape in forms.values()])[:-1].tolist()
+            pieces = mx.split(out, ends)
+            return {name: piece.reshape(shape) for (name, shape), piece in zip(forms.items(), pieces, strict=True)}
+        return call
+
+    def _is_tree(self, x: Any) -> bool:
+        return all(map(self._is_tree, x.values())) if isinstance(x, dict) else isinstance(x, self.mx.array)
 
     def _gradients(self, component: Component, case: Case, function: Callable[..., Any], arrays: list[Any],
                    statics: Arrays) -> Arrays:
@@ -89,22 +132,6 @@ class MlxBackend:
         if isinstance(x, tuple):
             return tuple(self._to_mlx(v) for v in x)
         return self.mx.array(x) if isinstance(x, np.ndarray) else x
-
-
-def _to_numpy(x: Any) -> np.ndarray:
-    return np.asarray(x)
-
-
-def find_function(name: str) -> Callable[..., Any] | None:
-    """The MLX twin of a component."""
-    import mlx.core as mx
-
-    from mlx_backend import numerics, ops
-    from mlx_backend.ops import linear
-
-    functions = {"exp": numerics.exp, "log": mx.log, "log1p": mx.log1p, "rint": mx.round, "lane_sum": numerics.lane_sum,
-                 "quantise_activations": linear.quantise_activations}
-    return functions.get(name) or getattr(ops, name, None)
 
 
 def backends() -> list[Backend | BackendInfo]:

@@ -10,12 +10,17 @@ import numpy as np
 from conformance.arithmetic import BINARY32
 from conformance.backend import Absence, Backend
 from conformance.case import FORWARD, Arrays, Case, Component
+from conformance.components import files, networks, sampling
+from conformance.components.sequence import spans
 from conformance.results import BackendInfo
+from ghost_ref.config import SamplingConfig
+from ghost_ref.ops.attention import strided_positions
 from ghost_ref.packed import pack_trits
-from ghost_ref.runtime import have_native
+from ghost_ref.runtime import have_native, load
 from ghost_ref.verify import LEVELS
 
 BLOCK = 16
+THREADS = 2  # of the team that computes a whole model: barriers count too
 MAPPED = ("exp", "log", "log1p", "sigmoid", "silu", "softplus", "rint")
 
 
@@ -35,7 +40,7 @@ class NativeBackend:
         if case.direction != FORWARD:
             return Absence("the runtime does not train")
         if component.name not in FUNCTIONS:
-            return Absence("the runtime has it only inside a whole model, or does not need it")
+            return Absence("the runtime has it inside a whole model only, or not at all: training has no place in it")
         if case.statics.get("group", BLOCK) % BLOCK:
             return Absence("the runtime's groups are multiples of 16 (ModelConfig refuses others)")
         return None
@@ -136,6 +141,64 @@ def _strided_attention(native: Any, level: str, case: Case) -> Arrays:
             "present.count": count + q.shape[1]}
 
 
+def _stream(native: Any, level: str, case: Case, kernel: Callable[..., Any], each: tuple[str, ...],
+            order: tuple[str, ...]) -> Arrays:
+    """A kernel over the chunks of a stream of one row, its state carried."""
+    arrays = {name: a[0] if name in (*each, "past") else a for name, a in case.arguments.items()}
+    outputs, past = {}, arrays.pop("past")
+    for i, part in enumerate(spans(case.statics["chunks"])):
+        given = {name: np.ascontiguousarray(a[part]) if name in each else a for name, a in arrays.items()}
+        outputs[f"y.{i}"], past = kernel(*(given[name] for name in order), np.ascontiguousarray(past), level)
+    return {**{name: y[None] for name, y in outputs.items()}, "present": past[None]}
+
+
+def _conv_stream(native: Any, level: str, case: Case) -> Arrays:
+    return _stream(native, level, case, native.conv_silu, ("x",), ("x", "weight", "bias"))
+
+
+def _scan_stream(native: Any, level: str, case: Case) -> Arrays:
+    return _stream(native, level, case, native.scan_gated, ("dt", "x", "z", "Bm", "Cm"),
+                   ("dt", "dt_bias", "x", "z", "Bm", "Cm", "A", "D"))
+
+
+def _attention_stream(native: Any, level: str, case: Case) -> Arrays:
+    q, k, v, bias = (case.arguments[name][0] for name in ("q", "k", "v", "bias"))
+    past, statics = case.arguments["past"], case.statics
+    ring, count, used = [np.ascontiguousarray(past[name][0]) for name in ("keys", "values", "bias")], past["count"], 0
+    outputs: Arrays = {}
+    for i, part in enumerate(spans(statics["chunks"])):
+        length = part.stop - part.start
+        keys = slice(used, used + len(strided_positions(count, length, statics["stride"])))
+        rows = [np.ascontiguousarray(a) for a in (q[part], k[keys], v[keys], bias[keys])]
+        out, *ring = native.strided_attention(*rows, *ring, count, statics["n_heads"], statics["stride"], level)
+        outputs[f"out.{i}"], count, used = out[None], count + length, keys.stop
+    names = ("present.keys", "present.values", "present.bias")
+    return {**outputs, **{name: a[None] for name, a in zip(names, ring, strict=True)}, "present.count": count}
+
+
+def _load(level: str) -> Callable[[Any], Any]:
+    return lambda path: load(path, backend="native", level=level, threads=THREADS)
+
+
+def _network(native: Any, level: str, case: Case) -> Arrays:
+    component = next(c for c in networks.COMPONENTS if c.name == case.component)
+    return networks.run_packed(component, case, _load(level))
+
+
+def _packed_file(native: Any, level: str, case: Case) -> Arrays:
+    given = case.arguments
+    results = files.read_file(given["file"], given["tokens"], given["damage"], load=_load(level))
+    return dict(zip(("logits", "config", "refused"), results, strict=True))
+
+
+def _choose_byte(native: Any, level: str, case: Case) -> Arrays:
+    def choose(row: np.ndarray, config: SamplingConfig, step: int) -> int:
+        return native.choose_byte(row, config.temp, config.top_k, config.top_p, config.min_p, config.seed, step, level)
+
+    chosen = sampling.choose_bytes(case.arguments["logits"], case.arguments["steps"], choose=choose, **case.statics)
+    return {"bytes": chosen}
+
+
 FUNCTIONS: dict[str, Callable[..., Arrays]] = {
     **{name: _map for name in MAPPED},
     "lane_sum": _lane_sum, "rms_norm": _rms_norm, "unit": _by_row("unit"),
@@ -144,6 +207,9 @@ FUNCTIONS: dict[str, Callable[..., Arrays]] = {
     "quantise_activations": _quantise_activations, "quantised_linear": _quantised_linear,
     "codebook_linear": _codebook_linear, "strided_attention": _strided_attention,
     "swiglu": _positional("y"), "conv_silu": _positional("y", "present"), "scan_gated": _positional("y", "present"),
+    "conv_stream": _conv_stream, "scan_stream": _scan_stream, "attention_stream": _attention_stream,
+    "forward": _network, "any_split": _network, "causality": _network,
+    "packed_file": _packed_file, "choose_byte": _choose_byte,
 }
 
 

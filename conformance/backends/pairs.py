@@ -11,13 +11,16 @@ from conformance.backend import Absence
 from conformance.case import BACKWARD, Arrays, Case, Component, named_outputs
 from conformance.results import BackendInfo
 
+Pair = tuple[Callable, Callable | None]
+"""forward and backward; None where the component has no gradient."""
+
 
 class PairBackend:
     """pairs: {component: (forward, backward)} on NumPy arrays, `forward(*arrays, **statics) -> (out, saved)`."""
 
     exact = False
 
-    def __init__(self, info: BackendInfo, arithmetic: Arithmetic, pairs: Mapping[str, tuple[Callable, Callable]],
+    def __init__(self, info: BackendInfo, arithmetic: Arithmetic, pairs: Mapping[str, Pair],
                  scope: str) -> None:
         self.info, self.arithmetic, self.pairs, self.scope = info, arithmetic, pairs, scope
 
@@ -32,6 +35,7 @@ class PairBackend:
             if case.direction != BACKWARD:
                 return named_outputs(component, out)
             douts = tuple(case.cotangents[o] for o in component.outputs[: component.differentiable])
+            assert backward is not None
             grads = backward(douts[0] if len(douts) == 1 else douts, saved)
         by_argument = dict(zip(component.arguments, grads, strict=False))
         return {f"d {name}": by_argument[name] for name in component.gradients}

@@ -1,4 +1,4 @@
-"""PyTorch as an independent witness: scan, RMSNorm, attention from their formulas, gradients by autograd.
+"""PyTorch as an independent witness: scan, RMSNorm, attention, AdamW.
 
 Optional: it runs where PyTorch happens to be installed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,22 @@ def strided_attention(q, k, v, bias, past=None, *, n_heads, stride, slots):
     return out, {**ring, "count": length}
 
 
-FUNCTIONS = {"rms_norm": rms_norm, "selective_scan": selective_scan, "strided_attention": strided_attention}
+def adamw(p, gradients, m, v, *, lr, beta1, beta2, eps, weight_decay, applied):
+    """torch.optim.AdamW, one step for each of the gradients."""
+    import torch
+
+    parameter = torch.nn.Parameter(p.clone())
+    optimizer = torch.optim.AdamW([parameter], lr, (beta1, beta2), eps, weight_decay)
+    optimizer.state[parameter] = {"step": torch.tensor(float(applied)), "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
+    for gradient in gradients:
+        parameter.grad = gradient
+        optimizer.step()
+    state = optimizer.state[parameter]
+    return parameter.detach(), state["exp_avg"], state["exp_avg_sq"]
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "adamw": adamw, "rms_norm": rms_norm, "selective_scan": selective_scan, "strided_attention": strided_attention}
 
 
 class TorchWitness:
@@ -76,7 +92,7 @@ class TorchWitness:
 
     def absence(self, component: Component, case: Case) -> Absence | None:
         if component.name not in FUNCTIONS:
-            return Absence("the witness covers the scan, RMSNorm and attention")
+            return Absence("the witness covers the scan, RMSNorm, attention and AdamW")
         if component.name == "strided_attention" and case.arguments.get("past") is not None:
             return Absence("the witness attends to one whole sequence")
         return None
