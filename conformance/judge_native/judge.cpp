@@ -1,5 +1,5 @@
-// ghost-judge DIR [--level L]: holds the native core to golden vectors (docs/conformance-vectors.md), bit by bit, at every
-// level of this CPU. Exit 0: no difference; 1: differences; 2: bad files or arguments, told in one sentence.
+// ghost-judge DIR [--level L]: holds the native core to golden vectors (docs/conformance-vectors.md), bit by bit, at
+// every level of this CPU. Exit 0: no difference; 1: differences; 2: bad files or arguments, told in one sentence.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -73,7 +73,9 @@ class Judge {
     std::printf("\n");
     for (const Line& line : lines_) print(line, static_cast<int>(width));
     for (const std::string& name : unknown_) std::printf("not in the runtime: %s\n", name.c_str());
-    for (size_t i = 0; i < differences_.size() && i < kShown; ++i) std::printf("DIFFERENT: %s\n", differences_[i].c_str());
+    for (size_t i = 0; i < differences_.size() && i < kShown; ++i) {
+      std::printf("DIFFERENT: %s\n", differences_[i].c_str());
+    }
     if (differences_.size() > kShown) std::printf("... and %zu more\n", differences_.size() - kShown);
     std::printf(differences_.empty() ? "%d results, every bit equal\n" : "%d results, %zu different\n", results_,
                 differences_.size());
@@ -95,19 +97,21 @@ class Judge {
       const Outputs outputs = implementation != nullptr
                                   ? implementation->run(*levels_[i], vectors)
                                   : run_model(directory_ + "/model.ghost", levels_[i]->name, vectors);
-      const std::string found = compare(vectors, outputs);
+      const std::string words = compare(vectors, outputs);
       ++results_;
       ++line.levels[i].cases;
-      line.levels[i].passed += found.empty();
-      if (!found.empty()) differences_.push_back(line.component + " " + vectors.name() + " " + levels_[i]->name + found);
+      line.levels[i].passed += words.empty();
+      if (words.empty()) continue;
+      differences_.push_back(line.component + " " + vectors.name() + " at level " + levels_[i]->name + ": " + words);
     }
   }
 
   static std::string compare(const Case& vectors, const Outputs& outputs) {
     for (const std::string& name : vectors.outputs()) {
       const auto found = outputs.find(name);
-      const std::string words = difference(vectors.at("bits/" + name), found == outputs.end() ? nullptr : &found->second);
-      if (!words.empty()) return ": " + name + " " + words;
+      const std::vector<float>* got = found == outputs.end() ? nullptr : &found->second;
+      const std::string words = difference(vectors.at("bits/" + name), got);
+      if (!words.empty()) return name + " " + words;
     }
     return "";
   }

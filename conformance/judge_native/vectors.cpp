@@ -232,8 +232,9 @@ std::vector<std::string> read_manifest(const std::string& directory) {
     if (!is_plain_name(file) || !files.items[i].is(Kind::String)) {
       throw BadFile(path + " lists '" + file + "', which is no name of a vector file; export the vectors again.");
     }
-    if (sha256(read_bytes(directory + "/" + file)) != files.items[i].string) {
-      throw BadFile(directory + "/" + file + " is not the file that MANIFEST.json describes; export the vectors again.");
+    const std::string listed = directory + "/" + file;
+    if (sha256(read_bytes(listed)) != files.items[i].string) {
+      throw BadFile(listed + " is not the file that MANIFEST.json describes; export the vectors again.");
     }
     const size_t end = file.rfind(".json");
     if (end != std::string::npos && end == file.size() - 5) names.push_back(file.substr(0, end));

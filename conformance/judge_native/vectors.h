@@ -1,5 +1,5 @@
-// Golden vectors (docs/conformance-vectors.md): the manifest, the cases and their tensors. Whatever is wrong with a file
-// is a BadFile, one sentence.
+// Golden vectors (docs/conformance-vectors.md): the manifest, the cases and their tensors. Whatever is wrong with a
+// file is a BadFile, one sentence.
 #pragma once
 
 #include <cstdint>
