@@ -19,27 +19,19 @@ from conformance.arithmetic.tracked import Array, Tracked
 
 @dataclass(frozen=True)
 class Dice:
-    """An arithmetic and the random stream that disturbs it. common: of this run, the same for all elements of exp."""
+    """An arithmetic and the random stream that disturbs it."""
 
     arithmetic: Arithmetic
     rng: np.random.Generator
-    common: float
 
     @classmethod
     def of_run(cls, arithmetic: Arithmetic, run: int) -> Dice:
         """The dice of one numbered run."""
-        rng = np.random.default_rng(run)
-        return cls(arithmetic, rng, float(rng.uniform(-1, 1)))
+        return cls(arithmetic, np.random.default_rng(run))
 
     def disturb(self, value: Array, relative: Any = 1.0) -> Array:
         """value·(1 + u·relative·ξ), ξ uniform in [-1, 1]."""
         return value * (1 + self.arithmetic.unit * relative * self.rng.uniform(-1, 1, np.shape(value)))
-
-    def disturb_exp(self, value: Array, x: Array) -> Array:
-        """exp(x) with its own noise and bias."""
-        a = self.arithmetic
-        noise = a.exp_noise[0] + a.exp_noise[1] * np.abs(x)
-        return self.disturb(value, noise) + value * (a.unit * noise * a.exp_bias * self.common)
 
     def disturb_sum(self, total: Array, squares: Array, terms: int) -> Array:
         """A sum of `terms` terms with the error of its partial sums (see the module)."""
@@ -88,5 +80,5 @@ class MonteCarlo(Tracked):
             if name in ("negative", "absolute", "maximum", "minimum", "nextafter"):
                 return self.like((result,))
             if name == "exp":
-                return self.like((self.model.disturb_exp(result, values[0]),))
+                return self.like((self.model.disturb(result, self.model.arithmetic.exp_ulp / 2),))
             return self.like((self.model.disturb(result),))

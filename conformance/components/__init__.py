@@ -17,6 +17,6 @@ from conformance.components import (
     storage,
 )
 
-MODULES = (elementwise, rows, linear, storage, embedding, sequence, fused, routing, losses, optimizers, networks, sampling,
-           files)
+MODULES = (elementwise, rows, linear, storage, embedding, sequence, fused, routing, losses, optimizers, networks,
+           sampling, files)
 COMPONENTS: tuple[Component, ...] = tuple(component for module in MODULES for component in module.COMPONENTS)

@@ -35,8 +35,8 @@ def scan_gated(dt_raw, dt_bias, x, z, Bm, Cm, A, D, past):
 
 def _swiglu(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
     for width in (*ODD_LENGTHS, 256):
-        yield Case("swiglu", f"k={width}", FORWARD, {"gate": normal(rng, 4, width, scale=3), "up": normal(rng, 4, width)},
-                   statistical=width == 256)
+        arguments = {"gate": normal(rng, 4, width, scale=3), "up": normal(rng, 4, width)}
+        yield Case("swiglu", f"k={width}", FORWARD, arguments, statistical=width == 256)
 
 
 def _conv_silu(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
