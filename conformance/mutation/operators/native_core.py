@@ -4,7 +4,7 @@ from conformance.mutation.operator import Operator
 
 NUMERICS, KERNELS = "ext/core/numerics-inl.h", "ext/core/kernels-inl.h"
 SCALAR, AVX2 = "ext/core/kernels_scalar.cpp", "ext/core/kernels_avx2.cpp"
-ATTENTION, SAMPLING, PHILOX = "ext/core/attention.cpp", "ext/core/sampling-inl.h", "ext/core/philox.h"
+ATTENTION, SAMPLING = "ext/core/attention.cpp", "ext/core/sampling-inl.h"
 PASS, BLOCK, MEMORY = "ext/core/pass.cpp", "ext/core/block.cpp", "ext/core/memory_query.cpp"
 NORMS = ("rms_norm", "row_dot", "pairwise_dot")
 
@@ -112,4 +112,26 @@ OPERATORS = (
              ("strided_attention",)),
     Operator("attention_empty_slots", "slots that are not filled yet take part", ATTENTION,
              "std::min(slots, latest + 1)", "slots", ("strided_attention",)),
+    Operator("sampling_ties_high", "equal logits ordered by descending byte", SAMPLING,
+             "logits[other] == logit && other < byte", "logits[other] == logit && other > byte", ("choose_byte",)),
+    Operator("top_p_off_by_one", "top-p leaves out the byte that reaches the sum", SAMPLING,
+             "if (running >= options.top_p) count = i + 1;", "if (running >= options.top_p) count = i > 0 ? i : 1;",
+             ("choose_byte",)),
+    Operator("uniform_bits", "23 random bits instead of 24", SAMPLING,
+             "static_cast<float>(draw.word[0] >> 8) * 0x1p-24f", "static_cast<float>(draw.word[0] >> 9) * 0x1p-23f",
+             ("choose_byte",)),
+    Operator("model_conv_window", "the convolution's window is not carried", BLOCK,
+             "  copy_columns(pass_.state.at(at.conv), window + static_cast<size_t>(n) * e_stride,",
+             "  copy_columns(pass_.state.at(at.conv), window + static_cast<size_t>(n - 1) * e_stride,",
+             ("forward", "any_split")),
+    Operator("model_surprise_future", "surprise by the prediction made after the byte was read", PASS,
+             "work_.log_q.data() + static_cast<size_t>(t - 1) * kVocabulary;",
+             "work_.log_q.data() + static_cast<size_t>(t) * kVocabulary;", ("forward",)),
+    Operator("model_router", "a layer processes what its router turns away", PASS,
+             "if (!(own_.score[n] > 0.0f)) continue;",
+             "if (own_.score[n] > 0.0f) continue;", ("forward",)),
+    Operator("model_ungated_residual", "Mixture of Depths without its weight", BLOCK,
+             "w.mod ? h[i] + own_.score[t] * (u - h[i]) : u", "u", ("forward",)),
+    Operator("model_memory_null", "memory values weighted by the entry before", MEMORY,
+             "scores(t)[j + 1]", "scores(t)[j]", ("forward",)),
 )
