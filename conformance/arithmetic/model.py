@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Rounding of + - * / sqrt: relative `unit` (2^-24 for binary32; 2^-11 for TF32 products). exp is within exp_ulp ULP,
-    typically a quarter of that; log, log1p and tanh within function_ulp, typically one unit. An ULP is at most 2·unit
-    relative. Sums: any order of additions. tiny: what underflow may cost per operation (2^-126 where denormals may be
-    flushed)."""
+    """Rounding of + - * / sqrt: relative `unit` (2^-24 for binary32; 2^-11 for TF32 products). exp is within exp_ulp
+    ULP, typically a quarter of that; log, log1p and tanh within function_ulp, typically one unit. An ULP is at most
+    2·unit relative. Sums: any order of additions. tiny: what underflow may cost per operation (2^-126 where denormals
+    may be flushed)."""
 
     name: str
     unit: float = 2.0**-24
