@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard ext/core/* ext/bindings/* ext/training/*.pyx ext/training/*.h)
 
-.PHONY: demo test test-slow lint conformance mutants bench clean
+.PHONY: demo test test-slow lint conformance mutants judge bench clean
 
 demo: $(INSTALLED)          ## train, pack, verify and ask on the shipped questions
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
@@ -26,6 +26,10 @@ conformance: $(INSTALLED)   ## every component on every backend of this machine
 
 mutants: $(INSTALLED)       ## seeded faults: does the conformance kit catch every one of them?
 	$(BIN)/python -m conformance mutate --target numpy --target native --target mlx
+
+judge:                      ## the native core against the golden vectors, without Python
+	$(MAKE) -s -f conformance/judge_native/Makefile
+	build/judge/ghost-judge conformance/golden/v1
 
 bench: $(INSTALLED)         ## speed, as ratios against peers measured in the same run
 	$(BIN)/python -m pip install -q -e ".[bench]"

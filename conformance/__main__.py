@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from ghost_ref.cli import DIFFERENT, INTERRUPTED, OK, USER_ERROR, explain_system_error
-from ghost_ref.cli.flags import Parser, add_json
+from ghost_ref.cli.flags import Parser, add_json, in_range
 from ghost_ref.cli.output import Report, print_report, progress, table
 from ghost_ref.cli.verify import add_choice, add_components, add_files, add_seed, kit, run_kit, show
 from ghost_ref.errors import GhostError
@@ -45,8 +45,10 @@ def export(parser: Parser, argv: Sequence[str]) -> int:
     parser.add_argument("directory", metavar="DIR")
     add_components(parser)
     add_seed(parser)
+    parser.add_argument("--largest", type=in_range(1, 1 << 40), metavar="BYTES",
+                        help="leave out cases until a component's arrays take no more than this")
     args = parser.parse(argv)
-    count = kit("vectors").export(args.directory, args.seed or 0, args.component)
+    count = kit("vectors").export(args.directory, args.seed or 0, args.component, args.largest)
     print(f"{args.directory}: {count:,} cases")
     return OK
 

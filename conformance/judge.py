@@ -98,8 +98,8 @@ def _judge_rounded(name: str, got: np.ndarray, tolerance: Tolerance) -> Verdict:
         ratio = np.where(error == 0, 0.0, np.abs(error) / bound)
     margin = float(ratio.max(initial=0))
     if not margin <= 1:
-        index = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
-        return Verdict(margin, "hard", name, tuple(int(i) for i in index), _show(truth, index), _show(got, index),
+        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
+        return Verdict(margin, "hard", name, index, _show(truth, index), _show(got, index),
                        f"|error| {abs(error[index]):.3g} > bound {bound[index]:.3g}")
     if tolerance.scale is None or tolerance.limits is None:
         return Verdict(margin)

@@ -1,7 +1,8 @@
 """The MLX selective scan against the float64 reference, within the bounds of scan_bounds.py.
 
-The scan's exp is the reference's polynomial: k = 2 ULP, and one more where a compiler contracts. The chunked scan adds one addition per step to the error of a
-product of decays (parallel_scan's docstring), which is k + 1/2 in parallel_bound.
+The scan's exp is the reference's polynomial: k = 2 ULP, and one more where a compiler contracts. The chunked scan adds
+one addition per step to the error of a product of decays (parallel_scan's docstring), which is k + 1/2 in
+parallel_bound.
 """
 
 import logging

@@ -31,7 +31,12 @@ class Dice:
 
     def disturb(self, value: Array, relative: Any = 1.0) -> Array:
         """value·(1 + u·relative·ξ), ξ uniform in [-1, 1]."""
-        return value * (1 + self.arithmetic.unit * relative * self.rng.uniform(-1, 1, np.shape(value)))
+        factor = self.rng.random(np.shape(value))
+        factor -= 0.5
+        factor *= 2 * self.arithmetic.unit * relative
+        factor += 1
+        factor *= value
+        return np.asarray(factor)
 
     def disturb_sum(self, total: Array, squares: Array, terms: int) -> Array:
         """A sum of `terms` terms with the error of its partial sums (see the module)."""
@@ -50,10 +55,12 @@ class MonteCarlo(Tracked):
     def parts_of_exact(cls, x: Any) -> tuple[Array, ...]:
         return (np.array(x, np.float64),)
 
-    def lift(self, x: Any) -> Self:
+    def lift(self, x: Any) -> Any:
         """Exact numbers that binary32 has not are rounded to it: equal ones alike, so by one error in common."""
+        if isinstance(x, MonteCarlo):
+            return x
         lifted = super().lift(x)
-        if lifted is x or in_binary32(lifted.parts[0]).all():
+        if in_binary32(lifted.parts[0]).all():
             return lifted
         v = lifted.parts[0]
         relative = self.model.arithmetic.unit * self.model.rng.uniform(-1, 1)
@@ -75,10 +82,9 @@ class MonteCarlo(Tracked):
 
     def ufunc(self, name: str, operands: tuple[Self, ...]) -> Self:
         values = [x.parts[0] for x in operands]
-        with np.errstate(all="ignore"):
-            result = getattr(np, name)(*values)
-            if name in ("negative", "absolute", "maximum", "minimum", "nextafter"):
-                return self.like((result,))
-            if name == "exp":
-                return self.like((self.model.disturb(result, self.model.arithmetic.exp_ulp / 2),))
-            return self.like((self.model.disturb(result),))
+        result = getattr(np, name)(*values)
+        if name in ("negative", "absolute", "maximum", "minimum", "nextafter"):
+            return self.like((result,))
+        if name == "exp":
+            return self.like((self.model.disturb(result, self.model.arithmetic.exp_ulp / 2),))
+        return self.like((self.model.disturb(result),))

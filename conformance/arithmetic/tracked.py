@@ -28,7 +28,8 @@ class Tracked(np.lib.mixins.NDArrayOperatorsMixin):
     __slots__ = ("model", "parts")
 
     def __init__(self, parts: tuple[Array, ...], model: Any) -> None:
-        self.parts, self.model = tuple(np.asarray(p) for p in parts), model
+        self.parts = tuple([p if type(p) is np.ndarray else np.asarray(p) for p in parts])
+        self.model = model
 
     # --- what a subclass gives ----------------------------------------------------------------------------------------
 
@@ -54,12 +55,12 @@ class Tracked(np.lib.mixins.NDArrayOperatorsMixin):
     def like(self, parts: tuple[Array, ...]) -> Self:
         return type(self)(parts, self.model)
 
-    def lift(self, x: Any) -> Self:
+    def lift(self, x: Any) -> Any:
         """x as a tracked array, exact if it is a plain one."""
-        return x if isinstance(x, Tracked) else self.like(self.parts_of_exact(np.asarray(x, np.float64)))
+        return x if isinstance(x, type(self)) else self.like(self.parts_of_exact(np.asarray(x, np.float64)))
 
     def each(self, function: Callable[[Array], Array]) -> Self:
-        return self.like(tuple(function(p) for p in self.parts))
+        return self.like(tuple([function(p) for p in self.parts]))
 
     shape = property(lambda self: self.parts[0].shape)
     ndim = property(lambda self: self.parts[0].ndim)
@@ -116,8 +117,10 @@ class Tracked(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         name = ufunc.__name__
         if method == "reduce":
-            reduced = {"add": self.sum, "maximum": self.max}[name]
-            return reduced(**{k: v for k, v in options.items() if k in ("axis", "keepdims")})
+            if name not in ("add", "maximum"):
+                return NotImplemented
+            reduced = self.sum if name == "add" else self.max
+            return reduced(options.get("axis"), options.get("keepdims", False))
         if method == "reduceat":
             return self._reduceat(*inputs[1:], **options)
         if name in DECISIONS:
@@ -139,7 +142,7 @@ class Tracked(np.lib.mixins.NDArrayOperatorsMixin):
         ends = [*starts[1:], self.shape[axis]]
         pieces = [np.take(np.arange(self.shape[axis]), range(s, e)) for s, e in zip(starts, ends, strict=True)]
         sums = [self[(slice(None),) * axis + (piece,)].sum(axis, keepdims=True) for piece in pieces]
-        return np.concatenate(sums, axis)
+        return self._np_concatenate(sums, axis)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         name = function.__name__

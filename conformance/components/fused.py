@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def _swiglu(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
 
 
 def _conv_silu(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
-    def case(label: str, tokens: int, channels: int, taps: int, **options: bool) -> Case:
+    def case(label: str, tokens: int, channels: int, taps: int, **options: Any) -> Case:
         return Case("conv_silu", label, FORWARD, {
             "x": normal(rng, tokens, channels), "weight": normal(rng, channels, taps, scale=0.5),
             "bias": normal(rng, channels), "past": normal(rng, taps - 1, channels)}, **options)
@@ -54,7 +55,7 @@ def _conv_silu(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
 
 def _scan_gated(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
     def case(label: str, tokens: int, channels: int, states: int, low: float = -5, high: float = 0,
-             **options: bool) -> Case:
+             **options: Any) -> Case:
         return Case("scan_gated", label, FORWARD, {
             "dt_raw": normal(rng, tokens, channels), "dt_bias": uniform(rng, low, high, channels),
             "x": normal(rng, tokens, channels), "z": normal(rng, tokens, channels), "Bm": normal(rng, tokens, states),

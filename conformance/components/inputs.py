@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 2.0**-149, -(2.0**-149), 2.0**-126, -(2.0**-126), 3.4e38,
@@ -24,6 +22,6 @@ def uniform(rng: np.random.Generator, low: float, high: float, *shape: int) -> n
     return rng.uniform(low, high, shape).astype(np.float32)
 
 
-def wide(rng: np.random.Generator, *shape: int, powers: Sequence[int] = (-30, 30)) -> np.ndarray:
+def wide(rng: np.random.Generator, *shape: int, powers: tuple[float, float] = (-30, 30)) -> np.ndarray:
     """Float32 numbers of either sign with magnitudes spread evenly over powers of two."""
-    return (rng.choice([-1, 1], shape) * np.exp2(rng.uniform(*powers, shape))).astype(np.float32)
+    return (rng.choice([-1, 1], shape) * np.exp2(rng.uniform(powers[0], powers[1], shape))).astype(np.float32)

@@ -172,7 +172,7 @@ def _float_linear(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
                      statistical=False)
     half = normal(rng, 4, 32)
     yield from cases("cancellation", np.concatenate([half, half], -1),
-                     np.tile(normal(rng, 6, 32), 2) * np.repeat(np.float32([1, -1]), 32), statistical=False)
+                     np.tile(normal(rng, 6, 32), 2) * np.repeat(np.array([1, -1], np.float32), 32), statistical=False)
     for k in ODD_LENGTHS:
         yield from cases(f"k={k}", normal(rng, 3, k), normal(rng, 5, k), statistical=False)
 

@@ -93,8 +93,8 @@ def _thresholded(rng: np.random.Generator, extensive: bool) -> Iterator[tuple[st
         yield f"k={k}", normal(rng, 4, k), uniform(rng, 0.3, 1.2, 4), False
     # mean |w| and the threshold are powers of two: the threshold is exact, and some |w| are equal to it
     ties = np.tile(np.array([1, -1, 3, -3, 2, -2, 4, 0], np.float32), 4) * np.exp2(rng.integers(-9, 9, (6, 1)))
-    yield "at the threshold", ties.astype(np.float32), np.float32([0.5, 0.5, 1, 1, 0.75, 0.3]), False
-    equal = np.float32([0.1, 1 / 3, 7e-5])[:, None] * rng.choice([-1, 1], (3, 17))
+    yield "at the threshold", ties.astype(np.float32), np.array([0.5, 0.5, 1, 1, 0.75, 0.3], np.float32), False
+    equal = np.array([[0.1], [1 / 3], [7e-5]], np.float32) * rng.choice([-1, 1], (3, 17))
     yield "threshold past the largest weight", equal.astype(np.float32), np.full(3, 1.2, np.float32), False
     zeros = np.concatenate([np.zeros((2, 9)), normal(rng, 1, 9)]).astype(np.float32)
     zeros[1] *= -1
@@ -114,7 +114,7 @@ def _trits_undecided(case: Case, arithmetic: Arithmetic) -> np.ndarray:
     """Weights whose |w| lies closer to the threshold than its error."""
     weight = _tracked(case.arguments["weight"], arithmetic)
     _, delta = ternary._threshold(weight, _tracked(case.arguments["threshold"], arithmetic))
-    return near(np.abs(weight), delta[:, None])
+    return near(abs(weight), delta[:, None])
 
 
 def _ternarise_undecided(case: Case, arithmetic: Arithmetic) -> dict[str, np.ndarray]:
@@ -149,7 +149,7 @@ def _codebook_ternarise(rng: np.random.Generator, extensive: bool) -> Iterator[C
     # groups of one kept weight each, half-way between entries, and at entries that are there twice
     codebook = np.repeat(np.arange(0, 256, 2, dtype=np.float32), 2)
     weight = rng.permutation(np.arange(64, 254)).astype(np.float32)[None]
-    yield from cases("between equal distances", weight, np.float32([0.3]), rng.permutation(codebook), 1)
+    yield from cases("between equal distances", weight, np.array([0.3], np.float32), rng.permutation(codebook), 1)
 
 
 def _codebook_undecided(case: Case, arithmetic: Arithmetic) -> dict[str, np.ndarray]:
