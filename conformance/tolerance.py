@@ -7,7 +7,7 @@ Bounds come from running error analysis, scales from Monte-Carlo arithmetic, bot
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from conformance.arithmetic.monte_carlo import Dice
 from conformance.case import Case, Component, run_reference
 
 RUNS, COMPOSITE_RUNS = 64, 16
+SIGMAS = {RUNS: 6.0, COMPOSITE_RUNS: 10.0}  # Student's t is reached as rarely as 5.3 standard deviations, known exactly
 ROOM = 1.01  # terms of second order in the unit
-PEAK, RMS, MEAN_FLOOR, SIGMAS = 4.0, 0.5, 0.05, 6.0
+PEAK, RMS, MEAN_FLOOR = 4.0, 0.5, 0.05
 LARGEST = 2.0**128 - 2.0**103  # what rounds to infinity in binary32
 FEWEST = 16  # elements below which spread and mean say nothing
 
@@ -92,16 +93,12 @@ def _composite_tolerances(component: Component, case: Case, arithmetic: Arithmet
             found[name] = Tolerance(truth, undecided=undecided.get(name))
             continue
         deviation = np.sqrt(np.mean(np.square(errors), axis=0))
-        bound = 2 * PEAK * np.maximum(deviation, np.sqrt(np.mean(deviation**2)))
+        typical = np.sqrt(np.mean(deviation**2))
+        bound = 2 * PEAK * np.maximum(deviation, typical)
+        scale = 2 * np.maximum(deviation, typical / 2)  # few runs: an element's own deviation may come out too small
         found[name] = Tolerance(truth, bound)
         if case.statistical and truth.size >= FEWEST:
-            limits = _limits(errors, truth, 2 * deviation, arithmetic)
-            assert limits is not None
-            # Errors of one output share their causes (a row's scale): its rms varies far more than that of as many
-            # independent ones, so it has the same 6 standard deviations of room as mean and gain.
-            spread = [statistics(error, truth, 2 * deviation).rms for error in errors]
-            room = float(np.mean(spread) + SIGMAS * np.std(spread))
-            found[name] = Tolerance(truth, bound, 2 * deviation, replace(limits, rms=max(limits.rms, room)))
+            found[name] = Tolerance(truth, bound, scale, _limits(errors, truth, scale, arithmetic))
     return found
 
 
@@ -133,13 +130,17 @@ def _add_scales(found: dict[str, Tolerance], component: Component, case: Case, a
 
 def _limits(errors: list[np.ndarray], truth: np.ndarray, scale: np.ndarray,
             arithmetic: Arithmetic) -> Statistics | None:
-    """What the statistics may reach, from what they are in the Monte-Carlo runs, where errors may be correlated."""
+    """What the statistics may reach, from what they are in the Monte-Carlo runs: errors of one output share causes (a
+    row's scale), so that its rms and mean vary far more than those of as many independent ones."""
     if not (scale > 0).any():
         return None
+    sigmas = SIGMAS[len(errors)]
     runs = [statistics(e, truth, scale) for e in errors]
-    mean = SIGMAS * float(np.std([s.mean for s in runs]))
-    gain = SIGMAS * float(np.std([s.gain for s in runs]))
-    return Statistics(max(RMS, 1.2 * max(s.rms for s in runs)), max(mean, MEAN_FLOOR), gain + arithmetic.unit / 4)
+    rms = [s.rms for s in runs]
+    room = float(np.mean(rms) + sigmas * np.std(rms))
+    mean = sigmas * float(np.std([s.mean for s in runs]))
+    gain = sigmas * float(np.std([s.gain for s in runs]))
+    return Statistics(max(RMS, room), max(mean, MEAN_FLOOR), gain + arithmetic.unit / 4)
 
 
 def exact_tolerances(outputs: dict[str, Any]) -> dict[str, Tolerance]:

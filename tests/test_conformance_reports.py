@@ -410,13 +410,13 @@ def test_export_judge_and_mutate_reach_their_modules(monkeypatch, capsys) -> Non
     asked_status = [CAUGHT, SURVIVED]
     real, fakes = importlib.import_module, ("conformance.vectors", "conformance.mutation")
     monkeypatch.setattr(importlib, "import_module", lambda name: Module() if name in fakes else real(name))
-    assert conformance(["export", "out", "--seed", "3", "--component", "scan"]) == 0
+    assert conformance(["export", "out", "--seed", "3", "--component", "scan", "--largest", "9"]) == 0
     assert "1,234 cases" in capsys.readouterr().out
     assert conformance(["judge", "out"]) == 1 and "FAIL 12" in capsys.readouterr().out
     assert conformance(["mutate"]) == 1 and "SURVIVED" in capsys.readouterr().out
     assert conformance(["mutate", "--target", "native", "--fault", "wrong eps", "--seed", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outcomes"][0]["margin"] is None
-    assert asked == [("out", 3, ["scan"]), ("out",), (("numpy",), None, 0), (["native"], ["wrong eps"], 4)]
+    assert asked == [("out", 3, ["scan"], 9), ("out",), (("numpy",), None, 0), (["native"], ["wrong eps"], 4)]
 
 
 # --- known deviations ------------------------------------------------------------------------------------------------
