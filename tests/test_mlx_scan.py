@@ -102,10 +102,11 @@ def test_every_range_of_decays(largest):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("elements", [1, 2 * 7 * 3 * 16 * 2, 1 << 30])  # one chunk, two chunks, all in a segment
-@pytest.mark.parametrize("steps", [31, 32, 33, 70])
-def test_edges_of_chunks_and_segments(steps, elements, compiled, monkeypatch):
-    monkeypatch.setattr(scan, "SEGMENT_ELEMENTS", elements)
-    assert scan.make_plan(steps, 2 * 7 * 3).chunks == min(-(-steps // 16), {1: 1, 1344: 2}.get(elements, 99))
+@pytest.mark.parametrize("steps", [15, 16, 17, 70])
+def test_edges_of_chunks_and_segments(steps, chunks, compiled, monkeypatch):
+    size = scan.CHUNK_STEPS
+    monkeypatch.setattr(scan, "SEGMENT_ELEMENTS", chunks * size * 2 * 7 * 3)
+    assert scan.make_plan(steps, 2 * 7 * 3).chunks == min(-(-steps // size), chunks)
     check(make(steps, 2, steps, 7, 3), EXP_ULP, compiled=compiled)
 
 

@@ -23,8 +23,8 @@ from mlx_backend.numerics import exp
 
 Array = mx.array
 
-CHUNK_STEPS = 16
-SEGMENT_ELEMENTS = 1 << 16  # of one (steps, B, N, E) array: a segment has as many chunks as fit, at least one
+CHUNK_STEPS = 8
+SEGMENT_ELEMENTS = 1 << 17  # of one (steps, B, N, E) array: a segment has as many chunks as fit, at least one
 
 
 class Plan(NamedTuple):
