@@ -101,7 +101,7 @@ def test_every_range_of_decays(largest):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("elements", [1, 2 * 7 * 3 * 16 * 2, 1 << 30])  # one chunk, two chunks, all in a segment
+@pytest.mark.parametrize("chunks", [1, 2, 99])  # in a segment
 @pytest.mark.parametrize("steps", [15, 16, 17, 70])
 def test_edges_of_chunks_and_segments(steps, chunks, compiled, monkeypatch):
     size = scan.CHUNK_STEPS
