@@ -16,7 +16,7 @@ VERBS = {
     "pack": "turn a training run into one small model file",
     "run": "ask a model, once or in a session",
     "eval": "measure a model on data",
-    "verify": "prove that the C++ runtime computes the reference's bits",
+    "verify": "prove that the C++ runtime, or every backend, computes what the reference does",
     "bench": "measure speed and memory",
     "info": "show what a model file or a training run holds",
     "memory": "teach a model facts at once, without training",
