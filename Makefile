@@ -25,6 +25,7 @@ conformance: $(INSTALLED)   ## every component on every backend of this machine
 	$(BIN)/ghost verify
 
 mutants: $(INSTALLED)       ## seeded faults: does the conformance kit catch every one of them?
+	$(BIN)/python -m pip install -q -e ".[dev]"
 	$(BIN)/python -m conformance mutate --target numpy --target native --target mlx
 
 judge:                      ## the native core against the golden vectors, without Python

@@ -90,7 +90,9 @@ def units_of_this_machine() -> list[str]:
 
 def include_flags(tree: Path) -> list[str]:
     """Where headers lie: the tree's own, Python's and pybind11's."""
-    import pybind11
-
+    try:
+        import pybind11
+    except ImportError:
+        raise GhostError("Faults in the native core need pybind11 to compile it: pip install pybind11.") from None
     own = [tree / CORE, tree / BINDINGS]
     return [f"-I{path}" for path in (*own, sysconfig.get_paths()["include"], pybind11.get_include())]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
-from ghost_ref.cli.flags import Parser, add_json, add_threads
+from ghost_ref.cli.flags import Parser, add_json, add_threads, require_mlx
 from ghost_ref.cli.output import Report, print_report, progress, table
 from ghost_ref.errors import GhostError
+
+if TYPE_CHECKING:
+    from ghost_ref.runtime import Model
 
 DESCRIPTION = """Measure a packed model. The protocols:
   p256     text in consecutive windows of 256 bytes, zero state
@@ -26,28 +31,42 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--protocol", choices=("p256", "ps", "answers"),
                         help="default: p256 for text, answers for pairs")
     parser.add_argument("--memory", metavar="BANK", help="answer with this memory bank (made by `ghost memory`)")
+    parser.add_argument("--backend", choices=("auto", "native", "reference", "mlx"), default="auto",
+                        help="what computes (default: the C++ runtime where it is installed)")
     add_threads(parser)
     add_json(parser)
     args = parser.parse(argv)
-    report = _evaluate(args.file, args.data, args.protocol, args.memory, args.threads)
+    report = _evaluate(args)
     print_report(report, args.json, _text)
     return 0
 
 
-def _evaluate(file: str, data: str, protocol: str | None, memory: str | None, threads: int) -> Report:
+def _load(file: str, backend: Literal["auto", "native", "reference", "mlx"], threads: int) -> Model:
+    """The model on a backend. Raises GhostError on a bad file or without MLX."""
+    from ghost_ref.runtime import load
+
+    if backend != "mlx":
+        return load(file, backend=backend, threads=threads)
+    require_mlx("--backend mlx")
+    from mlx_backend.evaluation import load_model
+
+    return load_model(file)
+
+
+def _evaluate(args: Namespace) -> Report:
     from ghost_ref.data import load_dataset
     from ghost_ref.evaluate import evaluate_answers, evaluate_text
     from ghost_ref.memory_bank import MemoryBank
-    from ghost_ref.runtime import load
 
+    file, data, memory = args.file, args.data, args.memory
     dataset = load_dataset(data)
-    protocol = protocol or PROTOCOLS[dataset.kind][0]
+    protocol = args.protocol or PROTOCOLS[dataset.kind][0]
     if protocol not in PROTOCOLS[dataset.kind]:
         raise GhostError(f"{data} holds {dataset.kind}, for which the protocol {protocol} does not exist; use "
                          f"{' or '.join(PROTOCOLS[dataset.kind])}.")
     if memory and dataset.kind != "pairs":
         raise GhostError("--memory answers questions; it needs --data with pairs.")
-    model = load(file, threads=threads)
+    model = _load(file, args.backend, args.threads)
     bank = MemoryBank.load(memory, model) if memory else None
     with progress("evaluating") as on_progress:
         if dataset.kind == "pairs":

@@ -9,9 +9,20 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
 
 from ghost_ref.config import Config
+from ghost_ref.errors import GhostError
 
 MOST_THREADS = 256
 AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def require_mlx(flag: str) -> None:
+    """Raise GhostError, with what to install, where MLX cannot be imported."""
+    try:
+        import mlx.core  # noqa: F401
+    except ImportError as error:
+        raise GhostError(f"{flag} needs MLX, which cannot be imported here ({error}); install it with `pip install "
+                         '"ghost-lm[mlx]"` on a Mac, "ghost-lm[mlx-cuda]" on Linux with an NVIDIA GPU, or '
+                         '"ghost-lm[mlx-cpu]" on Linux without.') from None
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ghost_ref.cli import INTERRUPTED, OK
-from ghost_ref.cli.flags import Parser, add_fields, add_json, given_fields
+from ghost_ref.cli.flags import Parser, add_fields, add_json, given_fields, require_mlx
 from ghost_ref.cli.output import Report, print_report
 from ghost_ref.config import ModelConfig, TrainingConfig
 from ghost_ref.errors import GhostError
@@ -93,12 +93,7 @@ def load_trainer(backend: str) -> Callable[..., Stepper]:
         from ghost_ref.trainer import Trainer
 
         return Trainer
-    try:
-        import mlx.core  # noqa: F401
-    except ImportError as error:
-        raise GhostError(f"--backend mlx needs MLX, which cannot be imported here ({error}); install it with `pip "
-                         'install "ghost-lm[mlx]"` on a Mac, "ghost-lm[mlx-cuda]" on Linux with an NVIDIA GPU, or '
-                         '"ghost-lm[mlx-cpu]" on Linux without.') from None
+    require_mlx("--backend mlx")
     from mlx_backend.ops import scan
     from mlx_backend.trainer import Trainer as MLXTrainer
 
