@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -78,28 +77,7 @@ class MlxBackend:
                 whole[i] = value
             return function(*whole)
 
-        return self._compiled(of_given)(*(arrays[i] for i in given))
-
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """mx.compile, which fails (MLX 0.32: IndexError) where two outputs of a dict are one and the same: all numbers
-        of a dict come out as one vector. Decisions and gradients are exact in float32."""
-        mx, forms = self.mx, {}
-
-        def packed(*values: Any) -> Any:
-            out = function(*values)
-            if not isinstance(out, dict):
-                return out
-            forms.update({name: value.shape for name, value in out.items()})
-            return mx.concatenate([value.astype(mx.float32).reshape(-1) for value in out.values()])
-
-        def call(*values: Any) -> Any:
-            out = mx.compile(packed)(*values)
-            if not forms:
-                return out
-            ends = np.cumsum([math.prod(shape) for shape in forms.values()])[:-1].tolist()
-            pieces = mx.split(out, ends)
-            return {name: piece.reshape(shape) for (name, shape), piece in zip(forms.items(), pieces, strict=True)}
-        return call
+        return self.mx.compile(of_given)(*(arrays[i] for i in given))
 
     def _is_tree(self, x: Any) -> bool:
         return all(map(self._is_tree, x.values())) if isinstance(x, dict) else isinstance(x, self.mx.array)

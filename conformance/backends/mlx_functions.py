@@ -20,6 +20,22 @@ def deciding(forced: Any) -> Deciding:
     return Deciding(ops, lambda x: linear.quantise_activations(x)[0], mx.array, forced)
 
 
+class WithoutGradients:
+    """The vocabulary where nothing is differentiated: mx.compile (MLX 0.32) fails with an IndexError where it merges
+    equal stop_gradients, and two linear layers that read one x stop and round it twice."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ops, name)
+
+    def detach(self, x: Any) -> Any:
+        return x
+
+
+def own_decisions(forced: Any) -> Deciding:
+    """As `deciding`, to compare the decisions themselves."""
+    return Deciding(WithoutGradients(), lambda x: linear.quantise_activations(x)[0], mx.array, forced)
+
+
 def value_and_grad(function: Callable, params: dict[str, mx.array]) -> tuple[Any, Any, dict[str, mx.array]]:
     """ghost_ref.autodiff.value_and_grad by MLX."""
     (loss, extras), gradients = mx.value_and_grad(function)(params)
@@ -63,9 +79,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gather": routing_ops.gather, "scatter": routing_ops.scatter,
     "adamw": adamw, "global_norm": global_norm, "project": project,
     "forward": partial(networks.forward_pass, make_ops=deciding),
-    "forward_decisions": partial(networks.forward_decisions, make_ops=deciding),
+    "forward_decisions": partial(networks.forward_decisions, make_ops=own_decisions),
     "objective": partial(networks.objective_gradients, make_ops=deciding, value_and_grad=value_and_grad),
-    "objective_decisions": partial(networks.objective_decisions, make_ops=deciding),
+    "objective_decisions": partial(networks.objective_decisions, make_ops=own_decisions),
     "causality": partial(network_property, "causality"),
 }
 IN_NUMPY = {"decisions": ("forward", "forward_decisions", "objective", "objective_decisions"), "tokens": ("causality",)}
