@@ -553,3 +553,11 @@ def test_the_documented_entry_is_valid(tmp_path: Path) -> None:
 def test_the_files_of_this_project_are_well_formed() -> None:
     for file in deviations.DIRECTORY.glob("*.toml"):
         assert deviations.load(file)
+
+
+@pytest.mark.parametrize("flag", ["--junit", "--html"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_kit_runs(flag, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(importlib.import_module("conformance.run"), "run_kit", lambda *a: pytest.fail("it ran"))
+    for target in (tmp_path / "missing" / "report", tmp_path):
+        assert conformance(["run", flag, str(target)]) == 2
+        assert f"Cannot write {target}: " in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,8 +119,19 @@ def kit(module: str) -> Any:
 
 def run_kit(args: argparse.Namespace, cases: Sequence[str] | None = None) -> Any:
     """The report of the kit over what the flags of `add_choice` chose. Raises GhostError for unknown names."""
+    check_writable(args.junit, args.html)
     with progress("checking") as on_progress:
         return kit("run").run_kit(args.backend, args.component, cases, args.seed or 0, args.extensive, on_progress)
+
+
+def check_writable(*paths: str | None) -> None:
+    """Raise GhostError for a report that could not be written, before minutes of work rather than after."""
+    for path in filter(None, paths):
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder):
+            raise GhostError(f"Cannot write {path}: the directory {folder} does not exist; create it first.")
+        if os.path.isdir(path) or not os.access(folder, os.W_OK):
+            raise GhostError(f"Cannot write {path}: it is a directory or lies in one that is not writable; choose another.")
 
 
 def show(report: Any, args: argparse.Namespace) -> int:
