@@ -59,7 +59,10 @@ def discover(names: list[str] | None = None) -> tuple[list[Backend], list[Backen
         found += importlib.import_module(f"conformance.backends.{module}").backends()
     for point in entry_points(group=GROUP):
         found += _load(point)
-    infos = {(b.info if isinstance(b, Backend) else b).name: b for b in found}
+    names_found = [(b.info if isinstance(b, Backend) else b).name for b in found]
+    if twice := [name for name in names_found if names_found.count(name) > 1]:
+        raise GhostError(f"Two backends are named {twice[0]!r}; a plug-in needs a name of its own.")
+    infos = dict(zip(names_found, found, strict=True))
     if unknown := [name for name in names or [] if name not in infos]:
         raise GhostError(f"There is no backend {unknown[0]!r}; the backends are: {', '.join(infos)}.")
     chosen = [b for name, b in infos.items() if names is None or name in names]
@@ -68,7 +71,7 @@ def discover(names: list[str] | None = None) -> tuple[list[Backend], list[Backen
 
 def _load(point) -> list[Backend | BackendInfo]:
     try:
-        made = point.load()()
+        made = list(point.load()())
     except Exception as error:  # a third party's code: whatever it raises is the user's to see
         raise GhostError(f"The conformance plug-in {point.name!r} ({point.value}) does not load: {error}") from error
     for backend in made:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,8 +12,6 @@ PASS, FAIL, NOT_RUN, NOT_APPLICABLE, DEVIATION = "PASS", "FAIL", "NOT RUN", "n/a
 RAN = (PASS, FAIL, DEVIATION)
 """The statuses of a case that was computed and judged."""
 
-TIERS = ("error", "shape", "exact", "decision", "finite", "hard", "peak", "rms", "mean", "gain")
-"""Why a result can fail, in the order in which the judge looks (conformance/judge.py)."""
 
 STALE = "deviation"
 """The tier of a failure that no backend made: an entry of conformance/deviations/ which no longer holds."""
@@ -63,7 +60,8 @@ class Cell:
 
 @dataclass
 class Report:
-    """A whole run. absent: the cells without results; date: UTC, ISO 8601."""
+    """A whole run. absent: the cells without results; date: UTC, ISO 8601; extensive: of an extensive run; answers: the
+    directory of vectors whose answers were judged, empty otherwise."""
 
     seed: int
     machine: dict[str, str]
@@ -73,6 +71,8 @@ class Report:
     absent: dict[tuple[str, str], Cell] = field(default_factory=dict)
     seconds: float = 0.0
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    extensive: bool = False
+    answers: str = ""
 
     def of_cell(self, component: str, backend: str) -> list[Result]:
         """Every result of a cell."""
@@ -114,19 +114,17 @@ class Report:
                 "cells": cells, "results": [asdict(r) for r in self.results]}
 
 
-def repro_command(result: Result, seed: int) -> str:
+def repro_command(result: Result, report: Report) -> str:
     """The command that runs this one case again on this backend; a stale deviation needs the whole backend."""
+    if report.answers:
+        return f"python -m conformance judge {report.answers}"
+    options = f"--seed {report.seed}{' --extensive' if report.extensive else ''}"
     if result.tier == STALE:
-        return f"python -m conformance run --backend {result.backend} --seed {seed}"
+        return f"python -m conformance run --backend {result.backend} {options}"
     return (f"python -m conformance run --backend {result.backend} --component {result.component} "
-            f"--case '{result.case}' --seed {seed}")
+            f"--case '{result.case}' {options}")
 
 
 def _ordered(margin: float) -> float:
     """A margin that sorts: NaN is the worst there is."""
     return math.inf if math.isnan(margin) else margin
-
-
-def first_failure(results: Iterable[Result]) -> Result | None:
-    """The first result that failed."""
-    return next((r for r in results if r.status == FAIL), None)

@@ -43,7 +43,8 @@ def run_kit(backends: Sequence[str] | None = None, components: Sequence[str] | N
     started = time.monotonic()
     present, missing = discover(list(backends) if backends else None)
     chosen = choose_components(components)
-    report = Report(seed, machine(), [*(b.info for b in present), *missing], [c.name for c in chosen])
+    report = Report(seed, machine(), [*(b.info for b in present), *missing], [c.name for c in chosen],
+                    extensive=extensive)
     report.absent = {(c.name, b.name): Cell(NOT_RUN, reason=b.reason) for c in chosen for b in missing}
     for number, component in enumerate(chosen):
         _run_component(component, present, report, cases, extensive)
@@ -102,14 +103,15 @@ class CaseJudgement:
 
     def result(self, backend: Backend) -> Result:
         """Run and judge. What a backend raises is a failure of this case, told in full."""
+        expected = self.expected(backend)
         started = time.monotonic()
         try:
             outputs = backend.run(self.component, self.case)
+            seconds = time.monotonic() - started
+            verdict = judge(outputs, expected)
         except Exception as error:
             return Result(self.component.name, self.case.name, backend.info.name, FAIL, float("inf"), "error",
                           detail=f"{type(error).__name__}: {error}", seconds=time.monotonic() - started)
-        seconds = time.monotonic() - started
-        verdict = judge(outputs, self.expected(backend))
         return Result(self.component.name, self.case.name, backend.info.name, FAIL if verdict.tier else PASS,
                       verdict.margin, verdict.tier, verdict.output, verdict.index, verdict.expected, verdict.got,
                       verdict.detail, seconds)

@@ -1,7 +1,7 @@
 """What a case's result may be: the float64 truth, the hard bound, the statistical scale and what honest rounding does.
 
 Bounds come from running error analysis, scales from Monte-Carlo arithmetic, both through the reference's own code
-(conformance/arithmetic). One Tolerances per case and arithmetic serves every backend with that arithmetic.
+(conformance/arithmetic). The tolerances of one case and arithmetic serve every backend with that arithmetic.
 """
 
 from __future__ import annotations

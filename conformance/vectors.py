@@ -194,7 +194,8 @@ def judge_directory(directory: str | Path) -> Report:
                          f"are: {', '.join(names)}.")
     if not given:
         raise GhostError(f"{directory / ANSWERS} holds no answers; write <component>.safetensors there.")
-    report = Report(manifest["seed"], machine(), [BackendInfo("answers", f"answers in {directory}")], names)
+    report = Report(manifest["seed"], machine(), [BackendInfo("answers", f"answers in {directory}")], names,
+                    answers=str(directory))
     for name in names:
         answers = directory / ANSWERS / f"{name}.safetensors"
         if name in given:
@@ -212,20 +213,32 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         if manifest["format"] != FORMAT or manifest["version"] != VERSION:
             raise GhostError(f"{path} is of format {manifest['format']} version {manifest['version']}, not {FORMAT} "
                              f"version {VERSION}; export it again.")
-        for name, digest in manifest["files"].items():
-            if hashlib.sha256((directory / name).read_bytes()).hexdigest() != digest:
-                raise GhostError(f"{directory / name} is not the file that {MANIFEST} describes; export it again.")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        changed = [name for name, digest in manifest["files"].items()
+                   if hashlib.sha256((directory / name).read_bytes()).hexdigest() != digest]
+        int(manifest["seed"])
+    except GhostError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GhostError(f"{path} is not a usable manifest ({error}); export the vectors again.") from error
+    if changed:
+        raise GhostError(f"{directory / changed[0]} is not the file that {MANIFEST} describes; export it again.")
     return manifest
 
 
 def _judge_component(directory: Path, name: str, answers: Path) -> list[Result]:
-    described = json.loads((directory / f"{name}.json").read_text())
+    path = directory / f"{name}.json"
+    try:
+        cases = json.loads(path.read_text())["cases"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GhostError(f"{path} does not describe the cases of a component ({error}); export it again.") from error
     vectors, _ = _read_tensors(directory / f"{name}.safetensors")
     given, metadata = _read_tensors(answers)
+    known = {f"{number}/{result['output']}" for number, case in enumerate(cases) for result in case["results"]}
+    if strange := sorted(set(given) - known):
+        raise GhostError(f"{answers} holds {strange[0]!r}, which answers no case; tensors are named <case>/<output>, "
+                         f"such as {min(known)!r}.")
     results = []
-    for number, case in enumerate(described["cases"]):
+    for number, case in enumerate(cases):
         expected = _expected(number, case, vectors, metadata.get("canonical") == "yes")
         outputs = {output: given[f"{number}/{output}"] for output in expected if f"{number}/{output}" in given}
         if not outputs:
@@ -258,6 +271,8 @@ def _read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise GhostError(f"{path} is not a readable safetensors file: {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise GhostError(f"{path} holds a type that NumPy has not ({error}); write F32, F64 or integers.") from error
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -226,7 +226,7 @@ def test_junit_has_a_suite_per_backend_and_counts_right() -> None:
     assert case is not None and case.get("classname") == "conformance.cpu.scan"
     problem = case.find("failure")
     assert problem is not None and problem.get("type") == "hard" and "y[0, 3]" in (problem.get("message") or "")
-    assert repro_command(failure(case="even"), 7) in (problem.text or "")
+    assert repro_command(failure(case="even"), make()) in (problem.text or "")
     assert [s.get("message") for s in gpu.iter("skipped")] == [f"NOT RUN: {MAC}"] * 2
     assert cpu.find("testcase[@name='odd']").get("time") == "0.500000"  # type: ignore[union-attr]
 
@@ -279,7 +279,7 @@ def test_html_needs_nothing_else() -> None:
 def test_html_tells_all() -> None:
     page = Page(html(make(failure(), result(case="even"))).decode())
     for part in ("FAIL 12", "NR[1]", MAC, "n/a[2]", "it has no norm", "even", "too far", "2026-06-01", "x86", "y[0, 3]",
-                 "FAIL: 1 of 2 cases", "Worst case", repro_command(failure(), 7)):
+                 "FAIL: 1 of 2 cases", "Worst case", repro_command(failure(), make())):
         assert part in page.text, part
 
 
@@ -483,7 +483,7 @@ def test_an_entry_that_holds_no_longer_is_a_failure(tmp_path: Path) -> None:
     passing, entry = deviations.apply([result()], TODAY, directory=tmp_path)
     assert passing == result() and entry.status == FAIL and entry.backend == "cpu" and entry.component == "scan"
     assert "all 1 cases it names pass; remove it" in entry.detail and entry.detail.endswith(".")
-    assert "--case" not in repro_command(entry, 0) and "--component" not in repro_command(entry, 0)
+    assert "--case" not in repro_command(entry, make()) and "--component" not in repro_command(entry, make())
     for elsewhere in (result(case="even"), result(NOT_RUN), result(component="norm")):
         _, entry = deviations.apply([elsewhere], TODAY, directory=tmp_path)
         assert entry.status == FAIL and "no case that ran matches" in entry.detail
@@ -561,3 +561,11 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_kit_runs(flag, tm
     for target in (tmp_path / "missing" / "report", tmp_path):
         assert conformance(["run", flag, str(target)]) == 2
         assert f"Cannot write {target}: " in capsys.readouterr().err
+
+
+def test_the_command_repeats_an_extensive_run_and_a_judgement() -> None:
+    report = make(failure())
+    report.extensive = True
+    assert repro_command(failure(), report).endswith("--extensive")
+    report.answers = "my vectors"
+    assert repro_command(failure(), report) == "python -m conformance judge my vectors"

@@ -358,3 +358,11 @@ def test_native_judge_under_sanitizers(tmp_path):
         sign(copy)
         done = run(judge, copy, "--level", "scalar")
         assert done.returncode in (0, 1, 2) and "Sanitizer" not in done.stderr and "runtime error" not in done.stderr
+
+
+def test_misspelt_answers_are_refused(tmp_path) -> None:
+    vectors.export(tmp_path / "v", components=["lane_sum"])
+    (tmp_path / "v" / "answers").mkdir()
+    save_file({"0/Y": np.zeros(3, np.float32)}, tmp_path / "v" / "answers" / "lane_sum.safetensors")
+    with pytest.raises(GhostError, match="holds '0/Y', which answers no case"):
+        vectors.judge_directory(tmp_path / "v")

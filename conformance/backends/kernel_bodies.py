@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ from conformance.arithmetic import BINARY32
 from conformance.backend import Absence, Backend
 from conformance.case import BACKWARD, Arrays, Case, Component
 from conformance.results import BackendInfo
+from ghost_ref.errors import GhostError
 from ghost_ref.ops.linear import quantise_forced
 
 INFO = ("kernel-bodies", "the GPU kernels' bodies compiled as C++, 32 threads as a simdgroup")
 
 
 @functools.cache
-def _host(_process: None = None) -> Any:
+def _host() -> Any:
     """The compiled bodies; the directory can go once they are loaded."""
     from mlx_backend.kernels.host import compile_host
 
@@ -61,6 +61,8 @@ class KernelBodies:
 
 
 def backends() -> list[Backend | BackendInfo]:
-    if not any(shutil.which(name) for name in ("g++", "clang++")):
-        return [BackendInfo(*INFO, "there is no C++ compiler (g++ or clang++) to compile them with")]
+    try:
+        _host()
+    except GhostError as error:
+        return [BackendInfo(*INFO, str(error))]
     return [KernelBodies()]

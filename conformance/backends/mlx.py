@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -113,11 +112,14 @@ class MlxBackend:
 
 
 def backends() -> list[Backend | BackendInfo]:
-    if importlib.util.find_spec("mlx") is None:
-        reason = 'MLX is not installed: pip install "ghost-lm[mlx]" (Mac) or "ghost-lm[mlx-cpu]" (Linux)'
+    try:
+        import mlx.core as mx
+    except ImportError as error:
+        reason = f'no MLX ({error}): pip install "ghost-lm[mlx]" (Mac) or "ghost-lm[mlx-cpu]" (Linux)'
         return [BackendInfo(name, text, reason) for name, text in COLUMNS]
-    import mlx.core as mx
+    from mlx_backend.ops import scan
 
+    scan.requested()  # GhostError for a GHOST_SCAN that cannot run here
     found: list[Backend | BackendInfo] = []
     for name, text in COLUMNS:
         device = mx.gpu if "gpu" in name else mx.cpu

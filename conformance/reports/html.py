@@ -65,15 +65,15 @@ def _worst(report: Report) -> Iterator[str]:
     ran = [r for r in report.results if r.status in (PASS, DEVIATION)]
     worst = next(iter(report.failures()), None) or max(ran, key=lambda r: r.margin, default=None)
     if worst is not None:
-        yield f"<h2>Worst case</h2>{_described(worst, report.seed)}"
+        yield f"<h2>Worst case</h2>{_described(worst, report)}"
 
 
-def _described(result: Result, seed: int) -> str:
+def _described(result: Result, report: Report) -> str:
     facts = {"verdict": result.status, "case": f"{result.component}, {result.case}", "backend": result.backend,
              "margin": number(result.margin), "tier": result.tier, "at": place(result), "expected": result.expected,
              "got": result.got, "detail": result.detail}
     shown = {name: escape(value) for name, value in facts.items() if value}
-    return _facts({**shown, "repeat": f"<code>{escape(repro_command(result, seed))}</code>"})
+    return _facts({**shown, "repeat": f"<code>{escape(repro_command(result, report))}</code>"})
 
 
 def _matrix(report: Report, reasons: Reasons) -> Iterator[str]:
@@ -97,15 +97,15 @@ def _cells(report: Report) -> Iterator[str]:
             if found := report.of_cell(component, backend.name):
                 yield f'<section class="cell" id="cell-{row}-{column}">'
                 yield f"<h2>{escape(component)} on {escape(backend.name)}</h2>"
-                yield from _cases(found, report.seed)
+                yield from _cases(found, report)
                 yield "</section>"
 
 
-def _cases(results: list[Result], seed: int) -> Iterator[str]:
+def _cases(results: list[Result], report: Report) -> Iterator[str]:
     yield "<table><tr><th>case</th><th>verdict</th><th>margin</th><th>ms</th><th>what was found</th></tr>"
     for result in results:
         if result.status == FAIL:
-            detail = _described(result, seed)
+            detail = _described(result, report)
         else:
             detail = escape(result.detail)
         yield (f'<tr><td>{escape(result.case)}</td><td class="{CLASSES[result.status]}">{result.status}</td>'
@@ -119,7 +119,7 @@ def _outside(report: Report) -> Iterator[str]:
     found = [r for r in report.failures() if r.component not in report.components or r.backend not in names]
     if found:
         yield "<h2>Failures outside the matrix</h2>"
-        yield from _cases(found, report.seed)
+        yield from _cases(found, report)
 
 
 def _backends(report: Report) -> Iterator[str]:

@@ -32,7 +32,7 @@ def _suite(report: Report, backend: BackendInfo) -> ElementTree.Element:
     for name, value in facts.items():
         ElementTree.SubElement(properties, "property", {"name": _clean(name), "value": _clean(value)})
     for result in results:
-        _case(suite, result, report.seed)
+        _case(suite, result, report)
     for component, cell in _absent(report, backend):
         case = _testcase(suite, backend.name, component, component, 0.0)
         ElementTree.SubElement(case, "skipped", {"message": _clean(f"{cell.status}: {cell.reason}")})
@@ -61,14 +61,14 @@ def _testcase(suite: ElementTree.Element, backend: str, component: str, name: st
         "classname": _clean(f"conformance.{backend}.{component}"), "name": _clean(name), "time": f"{seconds:.6f}"})
 
 
-def _case(suite: ElementTree.Element, result: Result, seed: int) -> None:
+def _case(suite: ElementTree.Element, result: Result, report: Report) -> None:
     case = _testcase(suite, result.backend, result.component, result.case, result.seconds)
     if result.status == FAIL:
         where = " ".join(part for part in (result.tier or "", place(result)) if part)
         message = f"{where}: margin {number(result.margin)}, {result.detail}"
         failure = ElementTree.SubElement(case, "failure", {"type": result.tier or FAIL, "message": _clean(message)})
         failure.text = _clean(f"expected {result.expected}\ngot {result.got}\n{result.detail}\n"
-                              f"repeat: {repro_command(result, seed)}")
+                              f"repeat: {repro_command(result, report)}")
     elif result.status == DEVIATION:
         message = f"{result.status}: margin {number(result.margin)}, {result.detail}"
         ElementTree.SubElement(case, "skipped", {"message": _clean(message)})

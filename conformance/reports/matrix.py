@@ -95,7 +95,7 @@ def _legend(backends: Sequence[BackendInfo]) -> Text:
 def _failures(report: Report) -> Iterator[Text]:
     failures = report.failures()
     for result in failures[:MOST_FAILURES]:
-        yield _described(result, report.seed)
+        yield _described(result, report)
     if len(failures) > MOST_FAILURES:
         yield Text(f"\nand {len(failures) - MOST_FAILURES:,} more; --json lists all.")
     for result in (r for r in report.results if r.status == DEVIATION):
@@ -103,10 +103,10 @@ def _failures(report: Report) -> Iterator[Text]:
         yield Text("\nDEVIATION ", style=STYLES[DEVIATION]).append(text, style="none")
 
 
-def _described(result: Result, seed: int) -> Text:
+def _described(result: Result, report: Report) -> Text:
     head = f" {result.backend} {result.component} {result.case}"
     facts = {"tier": result.tier, "at": place(result), "margin": number(result.margin), "expected": result.expected,
              "got": result.got, "detail": result.detail}
     lines = [f"  {name:<8} {value}" for name, value in facts.items() if value]
     text = Text("\nFAIL", style=STYLES[FAIL]).append(head, style="bold not reverse")
-    return text.append("\n" + "\n".join([*lines, f"  repeat   {repro_command(result, seed)}"]), style="none")
+    return text.append("\n" + "\n".join([*lines, f"  repeat   {repro_command(result, report)}"]), style="none")

@@ -131,7 +131,7 @@ def check_writable(*paths: str | None) -> None:
         if not os.path.isdir(folder):
             raise GhostError(f"Cannot write {path}: the directory {folder} does not exist; create it first.")
         if os.path.isdir(path) or not os.access(folder, os.W_OK):
-            raise GhostError(f"Cannot write {path}: it is a directory or lies in one that is not writable; choose another.")
+            raise GhostError(f"Cannot write {path}: it is a directory or in one that is not writable; choose another.")
 
 
 def show(report: Any, args: argparse.Namespace) -> int:

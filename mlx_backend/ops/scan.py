@@ -71,7 +71,7 @@ def selective_scan(
 
 def requested() -> str | None:
     """What GHOST_SCAN asks for, None if it is unset. GhostError for what is unknown or cannot run on this device."""
-    wanted = os.environ.get("GHOST_SCAN")
+    wanted = os.environ.get("GHOST_SCAN") or None
     if wanted not in (None, "ops", "metal", "cuda"):
         raise GhostError(f"GHOST_SCAN={wanted} is unknown: use ops, metal or cuda, or unset it")
     if wanted in ("metal", "cuda") and wanted != device.available():
