@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from ghost_ref.cli import DIFFERENT, INTERRUPTED, OK, USER_ERROR, explain_system_error
 from ghost_ref.cli.flags import Parser, add_json, in_range
@@ -72,7 +73,27 @@ def mutate(parser: Parser, argv: Sequence[str]) -> int:
     args = parser.parse(argv)
     with progress("planting faults") as on_progress:
         report = kit("mutation").run(args.target or ("numpy",), args.fault, args.seed or 0, on_progress)
-    if args.json:
+    return _tell(report, args.json)
+
+
+def reseed(parser: Parser, argv: Sequence[str]) -> int:
+    """Clean backends under new seeds, none of which may fail."""
+    parser.add_argument("--runs", type=in_range(1, 1 << 20), default=500, metavar="N", help="seeds (default 500)")
+    parser.add_argument("--backend", action="append", metavar="NAME", help="only this backend; may be repeated")
+    add_components(parser)
+    add_seed(parser)
+    parser.add_argument("--processes", type=in_range(1, 256), default=1, metavar="N", help="at a time (default 1)")
+    add_json(parser)
+    args = parser.parse(argv)
+    with progress("reseeding") as on_progress:
+        found = kit("mutation").false_failures(args.runs, args.backend, args.component, args.seed or 0, args.processes,
+                                               on_progress)
+    return _tell(found, args.json)
+
+
+def _tell(report: Any, as_json: bool) -> int:
+    """Print what has to_json, print and passed; the exit code."""
+    if as_json:
         print_report(report.to_json(), True, str)
     else:
         from rich.console import Console
@@ -86,6 +107,7 @@ VERBS: dict[str, tuple[Callable[[Parser, Sequence[str]], int], str, tuple[str, .
     "list": (list_all, "list components and backends", ("list",)),
     "export": (export, "write golden vectors for an implementation in another language", ("export vectors",)),
     "judge": (judge, "judge the answers to golden vectors", ("judge vectors --html report.html",)),
+    "reseed": (reseed, "judge clean backends with new seeds: none may fail", ("reseed --runs 20",)),
     "mutate": (mutate, "seed faults and show that the kit catches every one", ("mutate --target native",)),
 }
 """Every verb: its function, what it does, and examples."""

@@ -569,3 +569,9 @@ def test_the_command_repeats_an_extensive_run_and_a_judgement() -> None:
     assert repro_command(failure(), report).endswith("--extensive")
     report.answers = "my vectors"
     assert repro_command(failure(), report) == "python -m conformance judge my vectors"
+
+
+def test_reseed_counts_failures_of_clean_backends(capsys) -> None:
+    assert conformance(["reseed", "--runs", "2", "--component", "lane_sum", "--backend", "reference", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["runs"] == 2 and document["judged"]["lane_sum"] > 10 and document["failures"] == []
