@@ -57,6 +57,8 @@ def export(directory: str | Path, seed: int = 0, components: Sequence[str] | Non
         counts = {component.name: _export_component(work, component, seed, largest) for component in chosen}
         if components is None:
             counts[MODEL] = _export_model(work, seed)
+        if not any(counts.values()):
+            raise GhostError(f"No case fits into {largest} bytes; export with a larger --largest.")
         files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(work.iterdir())}
         _write_json(work / MANIFEST, {
             "format": FORMAT, "version": VERSION, "seed": seed, "largest": largest,

@@ -366,3 +366,9 @@ def test_misspelt_answers_are_refused(tmp_path) -> None:
     save_file({"0/Y": np.zeros(3, np.float32)}, tmp_path / "v" / "answers" / "lane_sum.safetensors")
     with pytest.raises(GhostError, match="holds '0/Y', which answers no case"):
         vectors.judge_directory(tmp_path / "v")
+
+
+def test_an_export_of_nothing_is_refused(tmp_path) -> None:
+    with pytest.raises(GhostError, match="No case fits into 1 bytes"):
+        vectors.export(tmp_path / "v", components=["lane_sum"], largest=1)
+    assert not (tmp_path / "v").exists()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conformance.mutation.operator import ROOT, Operator
+from ghost_ref.bench import available_cpus
 from ghost_ref.errors import GhostError
 
 CORE, BINDINGS = "ext/core", "ext/bindings"
@@ -46,7 +47,7 @@ class Builder:
         if operator is not None:
             target = source / operator.file
             target.write_text(operator.patch(target.read_text(encoding="utf-8")), encoding="utf-8")
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(available_cpus()) as pool:
             units = units_of_this_machine()
             objects = list(pool.map(lambda unit: self._object(unit, ROOT if CLEAN in unit else source), units))
         module = directory / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
