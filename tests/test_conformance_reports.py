@@ -1,31 +1,22 @@
-"""Reports of the conformance kit, known deviations, and the commands that show them, on reports made by hand."""
+"""Reports of the conformance kit: verdicts, the matrix, JSON, JUnit, HTML; on reports made by hand."""
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
 import math
 import re
-from datetime import date
 from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from made_reports import MAC, NASTY, failure, make, printed, result, row, show
 
-from conformance import deviations, results
-from conformance.__main__ import VERBS
-from conformance.__main__ import main as conformance
-from conformance.mutation.outcome import CAUGHT, SURVIVED, MutationReport, Outcome
 from conformance.reports import words
 from conformance.reports.html import html
 from conformance.reports.junit import junit
-from conformance.reports.matrix import MOST_FAILURES, print_matrix
+from conformance.reports.matrix import MOST_FAILURES
 from conformance.results import (
     DEVIATION,
     FAIL,
@@ -34,45 +25,9 @@ from conformance.results import (
     PASS,
     BackendInfo,
     Cell,
-    Report,
     Result,
     repro_command,
 )
-from ghost_ref.cli import main as ghost
-from ghost_ref.errors import GhostError
-
-NASTY = "<b onload='x'>&\"\x00\x1b[31m\ud800"
-MAC = "it needs an Apple GPU; run `ghost verify` on a Mac"
-TODAY = date(2026, 6, 1)
-
-
-def result(status: str = PASS, margin: float = 0.42, component: str = "scan", backend: str = "cpu", case: str = "odd",
-           **more: Any) -> Result:
-    return Result(component, case, backend, status, margin, **more)
-
-
-def failure(**more: Any) -> Result:
-    given = {"tier": "hard", "output": "y", "index": (0, 3), "expected": "1.5", "got": "2.5", "detail": "too far"}
-    return result(FAIL, 12.34, **{**given, **more})
-
-
-def make(*found: Result, backends: int = 1, components: tuple[str, ...] = ("scan", "norm")) -> Report:
-    infos = [BackendInfo("cpu", "the CPU"), BackendInfo("gpu", "the GPU", MAC)]
-    infos += [BackendInfo(f"backend-number-{i}", f"the {i}th") for i in range(2, backends)]
-    absent = {("norm", "cpu"): Cell(NOT_APPLICABLE, reason="it has no norm")}
-    return Report(7, {"cpu": "x86"}, infos, list(components), list(found), absent, 1.5, "2026-06-01T10:00:00+00:00")
-
-
-def printed(report: Report, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width, highlight=False)
-    print_matrix(report, console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def row(text: str, name: str) -> str:
-    """The rest of the line of the matrix that begins with this name."""
-    return next(line for line in text.splitlines() if line.startswith(name + " ")).removeprefix(name).strip()
-
 
 # --- a report --------------------------------------------------------------------------------------------------------
 
@@ -103,7 +58,6 @@ def test_failures_come_worst_first_and_fail_the_run() -> None:
     assert [r.case for r in report.failures()] == ["b", "a", "c"] and not report.passed
     assert make(result(), result(DEVIATION)).passed
 
-
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -130,7 +84,6 @@ def test_the_text_of_a_cell(found: Result, text: str, short: str) -> None:
     report = make(found)
     assert words.cell_text(report.cell("scan", "cpu"), report.results) == text
     assert words.cell_text(report.cell("scan", "cpu"), report.results, short=True) == short
-
 
 # --- the terminal ----------------------------------------------------------------------------------------------------
 
@@ -184,14 +137,7 @@ def test_twelve_backends_fit(width: int) -> None:
 def test_names_that_look_like_markup_are_kept() -> None:
     assert "[bold]odd[/bold]" in printed(make(failure(case="[bold]odd[/bold]")))
 
-
 # --- JSON, JUnit, HTML -----------------------------------------------------------------------------------------------
-
-
-def show(monkeypatch: pytest.MonkeyPatch, report: Report, *argv: str) -> int:
-    """`ghost verify` with a kit that finds this report."""
-    monkeypatch.setattr(importlib.import_module("conformance.run"), "run_kit", lambda *a: report)
-    return ghost(["verify", *argv])
 
 
 def test_json_is_strict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,281 +243,3 @@ def test_html_escapes_text() -> None:
 def test_a_failure_outside_the_matrix_is_on_the_page() -> None:
     page = Page(html(make(result(), failure(component="typo"))).decode())
     assert "Failures outside the matrix" in page.text and "typo" in page.text
-
-
-# --- the commands ----------------------------------------------------------------------------------------------------
-
-
-def test_verify_without_a_file_runs_the_kit(monkeypatch, capsys, tmp_path: Path) -> None:
-    asked: list[Any] = []
-
-    def run_kit(backends, components, cases, seed, extensive, on_progress):
-        asked.append((backends, components, cases, seed, extensive))
-        on_progress(1, 1)
-        return make(result())
-
-    monkeypatch.setattr(importlib.import_module("conformance.run"), "run_kit", run_kit)
-    xml, page = tmp_path / "r.xml", tmp_path / "r.html"
-    assert ghost(["verify"]) == 0
-    assert "PASS 0.42" in capsys.readouterr().out
-    flags = ["--backend", "cpu", "--backend", "gpu", "--component", "scan", "--seed", "7", "--extensive"]
-    assert ghost(["verify", *flags, "--junit", str(xml), "--html", str(page)]) == 0
-    assert conformance(["run", *flags, "--case", "odd*"]) == 0
-    choice = (["cpu", "gpu"], ["scan"])
-    assert asked == [(None, None, None, 0, False), (*choice, None, 7, True), (*choice, ["odd*"], 7, True)]
-    assert ElementTree.parse(xml).getroot().tag == "testsuites" and "PASS 0.42" in page.read_text()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.html", "r.xml"]
-
-
-@pytest.mark.parametrize(("found", "code"), [((), 1), ((result(),), 0), ((result(), failure()), 1),
-                                             ((result(DEVIATION),), 0), ((result(NOT_RUN),), 1)])
-def test_exit_codes(found: tuple[Result, ...], code: int, monkeypatch, capsys) -> None:
-    assert show(monkeypatch, make(*found)) == code
-    assert show(monkeypatch, make(*found), "--json") == code
-
-
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--prompts", "3"], "--prompts needs a model file"),
-    (["m.ghost", "--junit", "r.xml"], "--junit belongs to the conformance kit"),
-    (["m.ghost", "--html", "r.html"], "--html belongs to the conformance kit"),
-    (["m.ghost", "--backend", "cpu"], "--backend belongs to the conformance kit"),
-    (["m.ghost", "--component", "scan"], "leave out m.ghost"),
-    (["m.ghost", "--seed", "0"], "--seed belongs"),
-    (["m.ghost", "--extensive"], "--extensive belongs"),
-    (["--backend", "nowhere"], "no backend 'nowhere'"),
-    (["--component", "nothing"], "no component 'nothing'"),
-    (["--seed", "-1"], "must be in 0.."),
-])
-def test_bad_requests_get_one_sentence(argv: list[str], message: str, capsys) -> None:
-    assert ghost(["verify", *argv]) == 2
-    captured = capsys.readouterr()
-    (line,) = captured.err.splitlines()
-    assert captured.out == "" and line.startswith("ghost: ") and message in line
-
-
-def test_a_file_that_cannot_be_written(monkeypatch, capsys, tmp_path: Path) -> None:
-    assert show(monkeypatch, make(result()), "--junit", str(tmp_path / "no" / "r.xml")) == 2
-    assert "does not exist; create it first" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["conformance", "conformance.run", "mlx"])
-def test_verify_without_the_kit(name: str, monkeypatch, capsys) -> None:
-    real = importlib.import_module
-
-    def without(module: str) -> Any:
-        if module.startswith("conformance"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return real(module)
-
-    monkeypatch.setattr(importlib, "import_module", without)
-    if name == "mlx":  # the kit is there, and something else is broken
-        with pytest.raises(ModuleNotFoundError):
-            ghost(["verify"])
-        return
-    assert ghost(["verify"]) == 2
-    assert "conformance kit is not installed" in capsys.readouterr().err
-
-
-def test_the_verbs_of_the_kit(monkeypatch, capsys, tmp_path: Path) -> None:
-    assert conformance([]) == 0
-    overview = capsys.readouterr().out
-    assert all(f"  {verb} " in overview for verb in VERBS)
-    for verb in VERBS:
-        assert conformance([verb, "--help"]) == 0
-        assert f"usage: python -m conformance {verb}" in capsys.readouterr().out
-    assert conformance(["fly"]) == 2 and "no verb 'fly'" in capsys.readouterr().err
-    assert conformance(["judge"]) == 2 and "DIR" in capsys.readouterr().err
-    assert conformance(["run", "--component", "nothing"]) == 2
-    assert "no component 'nothing'" in capsys.readouterr().err
-    assert conformance(["list", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
-    assert "rms_norm" in listed["components"] and listed["backends"][0]["name"] == "reference"
-    assert conformance(["list"]) == 0 and "rms_norm" in capsys.readouterr().out
-
-
-def test_export_judge_and_mutate_reach_their_modules(monkeypatch, capsys) -> None:
-    asked: list[Any] = []
-
-    class Module:
-        def export(self, *arguments: Any) -> int:
-            asked.append(arguments)
-            return 1234
-
-        def judge_directory(self, *arguments: Any) -> Report:
-            asked.append(arguments)
-            return make(failure())
-
-        def run(self, targets: Any, operators: Any, seed: int, on_progress: Any) -> MutationReport:
-            asked.append((targets, operators, seed))
-            on_progress(1, 1)
-            outcome = Outcome("numpy", "wrong eps", "", "rms_norm", asked_status.pop(), margin=math.inf)
-            return MutationReport(seed, ["numpy"], [outcome])
-
-    asked_status = [CAUGHT, SURVIVED]
-    real, fakes = importlib.import_module, ("conformance.vectors", "conformance.mutation")
-    monkeypatch.setattr(importlib, "import_module", lambda name: Module() if name in fakes else real(name))
-    assert conformance(["export", "out", "--seed", "3", "--component", "scan", "--largest", "9"]) == 0
-    assert "1,234 cases" in capsys.readouterr().out
-    assert conformance(["judge", "out"]) == 1 and "FAIL 12" in capsys.readouterr().out
-    assert conformance(["mutate"]) == 1 and "SURVIVED" in capsys.readouterr().out
-    assert conformance(["mutate", "--target", "native", "--fault", "wrong eps", "--seed", "4", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["outcomes"][0]["margin"] is None
-    assert asked == [("out", 3, ["scan"], 9), ("out",), (("numpy",), None, 0), (["native"], ["wrong eps"], 4)]
-
-
-# --- known deviations ------------------------------------------------------------------------------------------------
-
-ENTRY: dict[str, Any] = {"id": "den", "component": "scan", "case": "odd*", "reason": "it flushes", "margin": 7.0,
-                         "expiry": date(2026, 6, 1)}
-
-
-def toml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (str, bool)) else str(value)
-
-
-def write(directory: Path, *entries: dict[str, Any], backend: str = "cpu") -> Path:
-    file = directory / f"{backend}.toml"
-    tables = ["[[deviation]]\n" + "".join(f"{k} = {toml(v)}\n" for k, v in entry.items()) for entry in entries]
-    file.write_text("\n".join(tables))
-    return file
-
-
-def test_a_known_failure_is_a_deviation_until_it_expires(tmp_path: Path) -> None:
-    write(tmp_path, {**ENTRY, "url": "https://example.org/1"})
-    (found,) = deviations.apply([failure()], TODAY, directory=tmp_path)
-    assert (found.status, found.margin, found.tier) == (DEVIATION, 12.34, "hard")
-    for part in ("den", "it flushes", "2026-06-01", "https://example.org/1", "too far"):
-        assert part in found.detail
-    late, entry = deviations.apply([failure()], date(2026, 6, 2), directory=tmp_path)
-    assert late.status == entry.status == FAIL and entry.tier == results.STALE
-    assert "expired on 2026-06-01" in late.detail and "expired on 2026-06-01" in entry.detail
-
-
-@pytest.mark.parametrize(("margin", "status"), [(12.34, DEVIATION), (14.0, DEVIATION), (14.1, FAIL), (math.inf, FAIL),
-                                                (math.nan, FAIL), (0.3, DEVIATION)])
-def test_a_deviation_may_double(margin: float, status: str, tmp_path: Path) -> None:
-    write(tmp_path, ENTRY)
-    (found,) = deviations.apply([result(FAIL, margin, tier="hard")], TODAY, directory=tmp_path)
-    assert found.status == status
-    assert status == DEVIATION or "more than 2 times the recorded 7" in found.detail
-
-
-def test_an_infinite_margin_must_be_said(tmp_path: Path) -> None:
-    write(tmp_path, {**ENTRY, "margin": math.inf})
-    (found,) = deviations.apply([result(FAIL, math.inf, tier="exact")], TODAY, directory=tmp_path)
-    assert found.status == DEVIATION
-    assert deviations.apply([result(FAIL, math.nan)], TODAY, directory=tmp_path)[0].status == FAIL
-
-
-def test_a_second_entry_may_excuse_what_the_first_does_not(tmp_path: Path) -> None:
-    write(tmp_path, {**ENTRY, "margin": 1.0}, {**ENTRY, "id": "more"})
-    (found,) = deviations.apply([failure()], TODAY, directory=tmp_path)
-    assert found.status == DEVIATION and "known deviation more" in found.detail
-
-
-def test_only_what_is_named_is_excused(tmp_path: Path) -> None:
-    write(tmp_path, ENTRY)
-    others = [failure(case="even"), failure(component="norm"), failure(backend="gpu"), failure(case="Odd")]
-    found = deviations.apply([failure(), *others, result(case="odd 2")], TODAY, directory=tmp_path)
-    assert [r.status for r in found] == [DEVIATION, FAIL, FAIL, FAIL, FAIL, PASS]
-    assert found[1:5] == others  # in their order, untouched
-    assert deviations.apply(others, TODAY, directory=tmp_path / "none") == others
-
-
-def test_an_entry_that_holds_no_longer_is_a_failure(tmp_path: Path) -> None:
-    write(tmp_path, ENTRY)
-    passing, entry = deviations.apply([result()], TODAY, directory=tmp_path)
-    assert passing == result() and entry.status == FAIL and entry.backend == "cpu" and entry.component == "scan"
-    assert "all 1 cases it names pass; remove it" in entry.detail and entry.detail.endswith(".")
-    assert "--case" not in repro_command(entry, make()) and "--component" not in repro_command(entry, make())
-    for elsewhere in (result(case="even"), result(NOT_RUN), result(component="norm")):
-        _, entry = deviations.apply([elsewhere], TODAY, directory=tmp_path)
-        assert entry.status == FAIL and "no case that ran matches" in entry.detail
-    assert not make(*deviations.apply([result()], TODAY, directory=tmp_path)).passed
-
-
-def test_a_partial_run_judges_the_entries_it_can(tmp_path: Path) -> None:
-    write(tmp_path, ENTRY, {**ENTRY, "id": "other", "component": "norm"})
-    assert len(deviations.apply([failure()], TODAY, directory=tmp_path)) == 2
-    (found,) = deviations.apply([failure()], TODAY, components=["scan"], directory=tmp_path)
-    assert found.status == DEVIATION
-    assert deviations.apply([result()], TODAY, every_case=False, directory=tmp_path) == [result()]
-    (found,) = deviations.apply([failure()], TODAY, every_case=False, directory=tmp_path)
-    assert found.status == DEVIATION
-    assert deviations.apply([result(backend="gpu")], TODAY, directory=tmp_path) == [result(backend="gpu")]
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    ({"id": None}, "entry 1: the field 'id' is missing"),
-    ({"expiry": None}, "'expiry' is missing"),
-    ({"expiry": "2026-06-01"}, "expiry must be date"),
-    ({"margin": "7"}, "margin must be int or float"),
-    ({"margin": True}, "margin must be int or float"),
-    ({"margin": 0}, "margin must be positive"),
-    ({"margin": math.nan}, "margin must be positive"),
-    ({"reason": ""}, "reason is empty"),
-    ({"until": "tomorrow"}, "unknown field 'until'"),
-])
-def test_a_malformed_entry_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    file = write(tmp_path, {k: v for k, v in {**ENTRY, **change}.items() if v is not None})
-    with pytest.raises(GhostError, match=re.escape(message)) as raised:
-        deviations.apply([result()], TODAY, directory=tmp_path)
-    assert str(file) in str(raised.value)
-
-
-@pytest.mark.parametrize(("text", "message"), [
-    ("[[deviation", "not a TOML file"), ("deviations = []", "unknown field 'deviations'"),
-    ("deviation = 3", "'deviation' is no list"), ("deviation = [3]", "entry 1: not a table"),
-    ("[[deviation]]\nexpiry = 2026-06-01T00:00:00\n", "the field 'id' is missing")])
-def test_a_malformed_file_is_named(text: str, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "cpu.toml"
-    file.write_text(text)
-    with pytest.raises(GhostError, match=re.escape(message)) as raised:
-        deviations.load(file)
-    assert str(file) in str(raised.value)
-
-
-def test_other_malformed_files(tmp_path: Path) -> None:
-    with pytest.raises(GhostError, match="id 'den' is used twice"):
-        deviations.load(write(tmp_path, ENTRY, ENTRY))
-    with pytest.raises(GhostError, match="expiry must be date"):
-        deviations.load(write(tmp_path, {**ENTRY, "expiry": "2026-06-01T00:00:00"}))
-    (tmp_path / "cpu.toml").write_bytes(b"\xff")
-    with pytest.raises(GhostError, match="not a TOML file"):
-        deviations.load(tmp_path / "cpu.toml")
-
-
-def test_the_documented_entry_is_valid(tmp_path: Path) -> None:
-    """The example in conformance/deviations/README.md."""
-    example = re.search(r"```toml\n(.*?)```", (deviations.DIRECTORY / "README.md").read_text(), re.DOTALL)
-    assert example is not None
-    (tmp_path / "cpu.toml").write_text(example[1])
-    (entry,) = deviations.load(tmp_path / "cpu.toml")
-    assert entry.id == "exp-underflow" and entry.url
-
-
-def test_the_files_of_this_project_are_well_formed() -> None:
-    for file in deviations.DIRECTORY.glob("*.toml"):
-        assert deviations.load(file)
-
-
-@pytest.mark.parametrize("flag", ["--junit", "--html"])
-def test_a_report_that_cannot_be_written_is_refused_before_the_kit_runs(flag, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(importlib.import_module("conformance.run"), "run_kit", lambda *a: pytest.fail("it ran"))
-    for target in (tmp_path / "missing" / "report", tmp_path):
-        assert conformance(["run", flag, str(target)]) == 2
-        assert f"Cannot write {target}: " in capsys.readouterr().err
-
-
-def test_the_command_repeats_an_extensive_run_and_a_judgement() -> None:
-    report = make(failure())
-    report.extensive = True
-    assert repro_command(failure(), report).endswith("--extensive")
-    report.answers = "my vectors"
-    assert repro_command(failure(), report) == "python -m conformance judge my vectors"
-
-
-def test_reseed_counts_failures_of_clean_backends(capsys) -> None:
-    assert conformance(["reseed", "--runs", "2", "--component", "lane_sum", "--backend", "reference", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["runs"] == 2 and document["judged"]["lane_sum"] > 10 and document["failures"] == []
