@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 
 from conformance import mutation
+from conformance.arithmetic import BINARY32
+from conformance.backends.reference import ReferenceBackend
+from conformance.case import FORWARD, Arrays, Case, Component, run_reference
+from conformance.components import COMPONENTS
 from conformance.mutation.operator import ROOT, Operator
 from conformance.mutation.operators import TABLES
 from conformance.mutation.outcome import BROKEN, CAUGHT, EQUIVALENT, SURVIVED
 from conformance.mutation.patched_import import patched_copy
+from conformance.results import FAIL, PASS
+from conformance.run import CaseJudgement
 from ghost_ref.errors import GhostError
 
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="needs the source tree")
@@ -135,3 +141,29 @@ def test_unknown_names_are_refused():
 def test_every_fault_is_caught_or_proved_equivalent(target):
     report = mutation.run((target,))
     assert report.passed, [(o.operator, o.component, o.status, o.detail) for o in report.survivors()]
+
+
+class Unwritten:
+    """Gives an answer that it was handed, but forgets to write the last element of its output."""
+
+    info, arithmetic, exact = ReferenceBackend.info, BINARY32, True
+
+    def __init__(self, right: np.ndarray) -> None:
+        self.right = right
+
+    def run(self, component: Component, case: Case) -> Arrays:
+        y = np.empty_like(self.right)
+        y.reshape(-1)[:-1] = self.right.reshape(-1)[:-1]
+        return {"y": y}
+
+
+def test_what_a_backend_forgets_to_write_cannot_hold_the_right_answer_by_chance():
+    component = next(c for c in COMPONENTS if c.name == "exp")
+    for case in component.cases(0):
+        if case.direction == FORWARD and case.arguments["x"].size:
+            judgement = CaseJudgement(component, case)
+            assert judgement.result(ReferenceBackend()).status == PASS
+            right = run_reference(component, case, lambda x: x)["y"].copy()
+            last_answer = right.copy()
+            del last_answer  # its memory is the next to be handed out
+            assert judgement.result(Unwritten(right)).status == FAIL, case.name
