@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ghost_ref.cli import DIFFERENT, INTERRUPTED, OK, USER_ERROR, explain_system_error
+from ghost_ref.cli import DIFFERENT, OK, exit_code
 from ghost_ref.cli.flags import Parser, add_json, in_range
 from ghost_ref.cli.output import Report, print_report, progress, table
 from ghost_ref.cli.verify import add_choice, add_components, add_files, add_seed, kit, run_kit, show
@@ -96,9 +96,9 @@ def _tell(report: Any, as_json: bool) -> int:
     if as_json:
         print_report(report.to_json(), True, str)
     else:
-        from rich.console import Console
+        from conformance.reports.terminal import ReportConsole
 
-        report.print(Console(highlight=False))
+        report.print(ReportConsole())
     return OK if report.passed else DIFFERENT
 
 
@@ -114,36 +114,26 @@ VERBS: dict[str, tuple[Callable[[Parser, Sequence[str]], int], str, tuple[str, .
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb and return its exit code: 0 nothing failed, 1 something did, 2 bad input (one sentence on stderr)."""
+    """Run a verb and return its exit code: 0 nothing failed, 1 something did, others as `ghost` has them."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(_overview())
-            return OK
-        if arguments[0] not in VERBS:
-            raise GhostError(f"There is no verb {arguments[0]!r}; the verbs are: {', '.join(VERBS)}.")
-        function, summary, examples = VERBS[arguments[0]]
-        parser = Parser(arguments[0], f"{summary.capitalize()}.", [f"{NAME} {example}" for example in examples])
-        parser.prog = f"{NAME} {arguments[0]}"
-        return function(parser, arguments[1:])
-    except SystemExit as exit:  # argparse, after --help or a bad argument
-        return exit.code if isinstance(exit.code, int) else USER_ERROR
-    except KeyboardInterrupt:
-        return _complain("interrupted.", INTERRUPTED)
-    except GhostError as error:
-        return _complain(str(error), USER_ERROR)
-    except OSError as error:
-        return _complain(explain_system_error(error), USER_ERROR)
+    return exit_code(lambda: _dispatch(arguments))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return OK
+    if arguments[0] not in VERBS:
+        raise GhostError(f"There is no verb {arguments[0]!r}; the verbs are: {', '.join(VERBS)}.")
+    function, summary, examples = VERBS[arguments[0]]
+    parser = Parser(arguments[0], f"{summary.capitalize()}.", [f"{NAME} {example}" for example in examples])
+    parser.prog = f"{NAME} {arguments[0]}"
+    return function(parser, arguments[1:])
 
 
 def _overview() -> str:
     verbs = "\n".join(f"  {name:<8} {summary}" for name, (_, summary, _) in VERBS.items())
     return f"usage: {NAME} VERB ...\n\nverbs:\n{verbs}\n\n`{NAME} VERB --help` shows a verb's flags and examples."
-
-
-def _complain(sentence: str, code: int) -> int:
-    print(f"ghost: {sentence}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -162,3 +164,14 @@ def test_reseed_counts_failures_of_clean_backends(capsys) -> None:
     assert conformance(["reseed", "--runs", "2", "--component", "lane_sum", "--backend", "reference", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["runs"] == 2 and document["judged"]["lane_sum"] > 10 and document["failures"] == []
+
+
+@pytest.mark.parametrize("command", [["conformance", "run", "--component", "rint", "--backend", "reference"],
+                                     ["ghost_ref", "verify", "--component", "rint", "--backend", "reference"],
+                                     ["conformance", "list"]])
+def test_a_reader_that_leaves_is_no_failure(command: list[str]) -> None:
+    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == (b"", 141)
+    process.stderr.close()

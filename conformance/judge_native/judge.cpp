@@ -15,6 +15,11 @@ namespace {
 
 constexpr size_t kShown = 20;  // differences
 constexpr const char* kModel = "model";
+constexpr const char* kUsage = "usage: ghost-judge DIR [--level L]";
+constexpr const char* kHelp =
+    "usage: ghost-judge DIR [--level L]\n\n"
+    "Holds the native core to the golden vectors in DIR, bit by bit, at every level of this CPU or at level L.\n"
+    "Exit code 0: every bit equal; 1: differences; 2: bad files or arguments.";
 
 struct Tally {
   int passed = 0, cases = 0;
@@ -147,7 +152,11 @@ std::vector<const ghost::Kernels*> choose_levels(const char* name) {
 
 int run(int argc, char** argv) {
   const bool with_level = argc == 4 && std::strcmp(argv[2], "--level") == 0 && argv[3][0] != '\0';
-  if (argc != 2 && !with_level) throw BadFile("usage: ghost-judge DIR [--level L]");
+  if (argc == 2 && (std::strcmp(argv[1], "--help") == 0 || std::strcmp(argv[1], "-h") == 0)) {
+    std::puts(kHelp);
+    return 0;
+  }
+  if (argc != 2 && !with_level) throw BadFile(kUsage);
   const ghost::FpControl control;
   Judge judge(argv[1], choose_levels(with_level ? argv[3] : nullptr));
   for (const std::string& name : read_manifest(argv[1])) judge.judge(name);

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from conformance.reports.terminal import ReportConsole
 from conformance.reports.words import LEGEND, Reasons, cell_text, number, place, verdict
 from conformance.results import DEVIATION, FAIL, PASS, BackendInfo, Report, Result, repro_command
 
@@ -20,7 +21,7 @@ Row = list[Text]
 
 def print_matrix(report: Report, console: Console | None = None) -> None:
     """Print the whole report for a person; without colours where the output is no terminal."""
-    console = console or Console(highlight=False)
+    console = console or ReportConsole()
     rows, reasons = _rows(report, short=False)
     headers = [backend.name for backend in report.backends]
     if _width(report, headers, rows) > console.width:  # numbers for names, and no word where a number says it

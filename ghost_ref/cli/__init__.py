@@ -6,7 +6,7 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ghost_ref import __version__
 from ghost_ref.errors import GhostError
@@ -35,8 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # text that the terminal's encoding lacks must not end the program
             stream.reconfigure(errors="replace")
+    return exit_code(lambda: _dispatch(arguments))
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """What a command returns; for what it raises, an exit code as in `main` and at most one sentence on stderr."""
     try:
-        code = _dispatch(arguments)
+        code = command()
         sys.stdout.flush()
         return code
     except SystemExit as exit:  # argparse, after --help or a bad argument
