@@ -234,10 +234,22 @@ def _forward(rng: Rng, extensive: bool) -> Iterator[Case]:
     padded[0, 4:13] = PAD
     yield case("chunks with PAD", padded, (5, 1, 8, 3))
     yield case("two windows", _text(rng, 2, 11), memory=memory, stateless=True)
+    yield _only_pad_skipped(rng)
     if extensive:
         yield case("every byte", rng.permutation(256).astype(np.uint8)[None], (100, 156), memory=memory)
         tiny = preset("tiny")
         yield network_case("forward", "tiny", tiny, random_params(tiny, rng), _text(rng, 1, 64), (40, 24))
+
+
+def _only_pad_skipped(rng: Rng) -> Case:
+    """A router that keeps everything: what is skipped, is skipped for being PAD."""
+    config = replace(SMALL, n_layers=2, attention_layers=(1,), memory_layers=(), mod_layers=(1,), depth_layers=(),
+                     surprise_layers=())
+    params = random_params(config, rng)
+    params["layers.1.router.bias"][...] = 100.0
+    tokens = rng.integers(0, PAD, (1, 6)).astype(np.uint8)
+    tokens[0, 2:4] = PAD
+    return network_case("forward", "only PAD skipped", config, params, tokens)
 
 
 def _forward_decisions(rng: Rng, extensive: bool) -> Iterator[Case]:
