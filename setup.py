@@ -29,11 +29,13 @@ KERNELS = [*CXX, "-Wno-psabi"]
 X86_LEVELS = {"avx2": ["-mavx2"],
               "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]}
 
+ARM_LEVELS = {"neon": [], "neondot": ["-march=armv8.2-a+dotprod"]}
+MACHINES = {"x86_64": X86_LEVELS, "amd64": X86_LEVELS, "aarch64": ARM_LEVELS, "arm64": ARM_LEVELS}
+
 
 def levels():
     """{level: its extra compiler flags} for the machine that the build is for."""
-    machine = sysconfig.get_platform().rpartition("-")[2]
-    return {"scalar": [], **(X86_LEVELS if machine in ("x86_64", "amd64") else {})}
+    return {"scalar": [], **MACHINES.get(sysconfig.get_platform().rpartition("-")[2], {})}
 
 
 def kernel_libraries():

@@ -4,6 +4,10 @@
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace ghost {
@@ -40,6 +44,22 @@ CpuFeatures detect() {
   return features;
 }
 
+#elif defined(__aarch64__)
+
+// FEAT_DotProd, as the operating system tells it: the ID registers are not readable in user mode everywhere.
+bool has_dot_products() {
+#if defined(__linux__)
+  constexpr unsigned long kAsimdDp = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kAsimdDp) != 0;
+#elif defined(__APPLE__)
+  int present = 0;
+  size_t size = sizeof present;
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &present, &size, nullptr, 0) == 0 && present != 0;
+#else
+  return false;
+#endif
+}
+
 #endif
 
 }  // namespace
@@ -51,6 +71,9 @@ int available_levels(const Kernels** tables) {
   const CpuFeatures features = detect();
   if (features.avx2) tables[count++] = kernels_avx2();
   if (features.avx512vnni) tables[count++] = kernels_avx512vnni();
+#elif defined(__aarch64__)
+  tables[count++] = kernels_neon();
+  if (has_dot_products()) tables[count++] = kernels_neondot();
 #endif
   return count;
 }

@@ -13,7 +13,7 @@ constexpr int kMaxLevels = 3;
 // The kernel tables this CPU can run, best last; returns how many.
 int available_levels(const Kernels** tables);
 
-// The names of those levels, "scalar, avx2, avx512vnni".
+// The names of those levels, "scalar, avx2, avx512vnni" or "scalar, neon, neondot".
 std::string level_names();
 
 // The kernels of the named level. An empty name means GHOST_ISA from the environment, or the best level without it.
