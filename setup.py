@@ -26,16 +26,14 @@ CXX = [*COMMON, "-std=c++17", "-fvisibility=hidden", *WARNINGS]
 # One static library per instruction set: build_clib is the part of setuptools that takes flags per library. No function
 # with wide vectors as arguments is ever called across units, so GCC's notes on their calling convention do not matter.
 KERNELS = [*CXX, "-Wno-psabi"]
-X86_LEVELS = {"avx2": ["-mavx2"],
-              "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]}
-
-ARM_LEVELS = {"neon": [], "neondot": ["-march=armv8.2-a+dotprod"]}
-MACHINES = {"x86_64": X86_LEVELS, "amd64": X86_LEVELS, "aarch64": ARM_LEVELS, "arm64": ARM_LEVELS}
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # what some systems call them
 
 
 def levels():
-    """{level: its extra compiler flags} for the machine that the build is for."""
-    return {"scalar": [], **MACHINES.get(sysconfig.get_platform().rpartition("-")[2], {})}
+    """{level: its extra compiler flags} for the machine that the build is for (ext/core/levels.txt)."""
+    machine = sysconfig.get_platform().rpartition("-")[2]
+    rows = [line.split() for line in Path("ext/core/levels.txt").read_text().splitlines() if not line.startswith("#")]
+    return {level: flags for level, where, *flags in rows if where in ("any", MACHINES.get(machine, machine))}
 
 
 def kernel_libraries():
