@@ -87,7 +87,7 @@ class ModelConfig(Config):
     d_conv: int = option(4, "taps of the causal convolutions")
     expand: int = option(2, "channels of the Mamba block per d_model")
     dt_rank: int = option(16, "rank of the time-step projection")
-    d_ff: int = option(1024, "hidden width of the gated FFN")
+    d_ff: int = option(1024, "hidden width of the gated FFN; 0: layers without an FFN")
     linear: str = option("ternary", "weights and activations: ternary (int8 activations) or float (no quantisation)")
     codebook_group: int = option(128, "FFN inputs that share one codebook index, a multiple of 16")
     attention_layers: tuple[int, ...] = option((), "layers with strided attention")
@@ -112,7 +112,8 @@ class ModelConfig(Config):
                  "d_ff": 65536, "codebook_group": 65536, "n_heads": 256, "attention_stride": 1 << 20,
                  "attention_slots": 4096, "memory_capacity": 1 << 20}
         for name, largest in sizes.items():
-            self._require(1 <= getattr(self, name) <= largest, name, f"in 1..{largest}")
+            least = 0 if name == "d_ff" else 1
+            self._require(least <= getattr(self, name) <= largest, name, f"in {least}..{largest}")
         self._require(self.d_conv >= 2, "d_conv", "at least 2")
         self._require(self.linear in ("ternary", "float"), "linear", "'ternary' or 'float'")
         self._require(self.codebook_group % 16 == 0, "codebook_group", "a multiple of 16")

@@ -183,7 +183,9 @@ def _block(c: Context, i: int, h: Any, tokens: Any, embedding: Any) -> Any:
         u = u + c.dropout(_attention(c, f"{layer}.attention", normed(u, "attention"), tokens))
     if i in config.memory_layers and c.memory is not None:
         u = u + c.dropout(_memory_query(c, f"{layer}.memory", normed(u, "memory"), embedding))
-    return u + c.dropout(_ffn(c, f"{layer}.ffn", normed(u, "ffn")))
+    if config.d_ff:
+        u = u + c.dropout(_ffn(c, f"{layer}.ffn", normed(u, "ffn")))
+    return u
 
 
 def _mixer(c: Context, name: str, x: Any) -> Any:

@@ -75,12 +75,13 @@ def parameter_specs(config: ModelConfig) -> dict[str, Spec]:
             vector(f"{layer}.memory.score_scale", 1)
             vector(f"{layer}.memory.gate.weight", d)
             vector(f"{layer}.memory.gate.bias", 1)
-        vector(f"{layer}.norm_ffn.weight", d)
-        matrix(f"{layer}.ffn.gate_proj", config.d_ff, d, CODEBOOK)
-        matrix(f"{layer}.ffn.up_proj", config.d_ff, d, CODEBOOK)
-        matrix(f"{layer}.ffn.down_proj", d, config.d_ff, CODEBOOK)
-        if config.linear == "ternary":
-            vector(f"{layer}.ffn.codebook", CODEBOOK_SIZE)
+        if config.d_ff:
+            vector(f"{layer}.norm_ffn.weight", d)
+            matrix(f"{layer}.ffn.gate_proj", config.d_ff, d, CODEBOOK)
+            matrix(f"{layer}.ffn.up_proj", config.d_ff, d, CODEBOOK)
+            matrix(f"{layer}.ffn.down_proj", d, config.d_ff, CODEBOOK)
+            if config.linear == "ternary":
+                vector(f"{layer}.ffn.codebook", CODEBOOK_SIZE)
     vector("norm_f.weight", d)
     return specs
 

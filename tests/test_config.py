@@ -24,6 +24,7 @@ def test_json_round_trip(config):
     (ModelConfig, {"d_model": "256"}, "d_model must be of type int"),
     (ModelConfig, {"d_model": True}, "d_model must be of type int"),
     (ModelConfig, {"d_model": 0}, "d_model must be in 1"),
+    (ModelConfig, {"d_ff": -1}, "d_ff must be in 0..65536"),
     (ModelConfig, {"linear": "sepia"}, "linear must be 'ternary' or 'float'"),
     (ModelConfig, {"codebook_group": 20}, "codebook_group must be a multiple of 16"),
     (ModelConfig, {"n_heads": 7}, "n_heads must be a divisor"),
@@ -64,5 +65,7 @@ def test_features_decide_which_parameters_exist():
     assert not any(part in name for name in names for part in ("router", "attention", "memory", "depth", "surprise",
                                                                "byte_importance"))
     assert "byte_importance" in parameter_specs(ModelConfig(attention_layers=(0,)))
+    mamba_only = set(parameter_specs(ModelConfig(d_ff=0)))
+    assert mamba_only == {name for name in names if "ffn" not in name}
     floats = parameter_specs(PRESETS["tiny"].replace(linear="float"))
     assert not any(name.endswith((".threshold", ".scale", ".codebook")) for name in floats)

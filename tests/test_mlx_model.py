@@ -93,9 +93,10 @@ def test_loss_logits_and_every_gradient(compiled):
         assert not (not relative(found[name], grad) <= GRADIENT_TOLERANCE), (name, relative(found[name], grad))
 
 
-def test_the_float_model_differentiates_too():
-    """linear="float", without any quantisation."""
-    config = replace(SMALL, linear="float")
+@pytest.mark.parametrize("d_ff", [SMALL.d_ff, 0])
+def test_the_float_model_differentiates_too(d_ff):
+    """linear="float", without any quantisation, with and without an FFN."""
+    config = replace(SMALL, linear="float", d_ff=d_ff)
     params = random_params(config, 1)
     loss, output, grads = reference_gradients(config, params, np.float64)
     value, logits, _, found = mlx_gradients(config, to_mlx(params))

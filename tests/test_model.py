@@ -198,8 +198,9 @@ def test_presets_have_their_documented_size():
     assert 0.75e6 < parameter_count(PRESETS["tiny"]) < 0.95e6
 
 
-def test_minimal_config_runs():
-    """No router, no attention, no memory: the plain network."""
-    config = ModelConfig(d_model=16, n_layers=1, d_ff=16, dt_rank=1, d_state=1, d_conv=2, codebook_group=16)
+@pytest.mark.parametrize("d_ff", [16, 0])
+def test_minimal_config_runs(d_ff):
+    """No router, no attention, no memory, and Mamba blocks alone: the plain network."""
+    config = ModelConfig(d_model=16, n_layers=1, d_ff=d_ff, dt_rank=1, d_state=1, d_conv=2, codebook_group=16)
     out = forward(random_weights(config, 0), config, np.array([[1, 2, 3]], np.uint8), initial_state(config), ops=ops)
     assert out.logits.shape == (1, 3, 256) and np.isfinite(out.logits).all() and not out.routing

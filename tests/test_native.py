@@ -72,7 +72,7 @@ def small_configs():
         lambda width, **fields: ModelConfig(d_model=width[0], n_heads=width[1], n_layers=3, **fields),
         width=st.sampled_from([(12, 3), (16, 1), (20, 4), (48, 2), (34, 17)]),
         d_state=st.sampled_from([1, 4, 16]), d_conv=st.integers(2, 5), expand=st.integers(1, 3),
-        dt_rank=st.integers(1, 18), d_ff=st.sampled_from([8, 40, 64]), codebook_group=st.sampled_from([16, 32]),
+        dt_rank=st.integers(1, 18), d_ff=st.sampled_from([0, 8, 40, 64]), codebook_group=st.sampled_from([16, 32]),
         attention_layers=layers, attention_stride=st.sampled_from([1, 3]), attention_slots=st.integers(1, 3),
         memory_layers=layers, mod_layers=routed, depth_layers=routed, surprise_layers=routed,
         surprise_threshold=st.sampled_from([0.0, 5.3, 5.6]))

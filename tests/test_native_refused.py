@@ -101,6 +101,7 @@ def test_every_changed_byte_and_every_truncation_is_refused(tmp_path):
     ({"mod_layers": [0]}, "mod_layers"), ({"memory_layers": [2, 0]}, "memory_layers"),
     ({"attention_layers": [1, 1]}, "attention_layers"), ({"depth_layers": [4]}, "depth_layers"),
     ({"surprise_layers": [1.5]}, "surprise_layers"), ({"new_field": 1}, "does not know"), ({"d_ff": None}, "d_ff"),
+    ({"d_ff": -1}, r"d_ff must be in 0\.\.65536"), ({"d_ff": 0}, "not part of the model"),
 ])
 def test_refused_configs(path, tmp_path, change, message):
     tensors, metadata = read_container(path, format=FORMAT)

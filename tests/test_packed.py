@@ -42,7 +42,7 @@ def test_trit_codes_are_the_documented_ones():
 
 small_configs = st.builds(
     ModelConfig, d_model=st.sampled_from([8, 12, 20]), n_layers=st.integers(1, 3), d_state=st.integers(1, 4),
-    d_conv=st.integers(2, 5), expand=st.integers(1, 2), dt_rank=st.integers(1, 3), d_ff=st.sampled_from([7, 16, 33]),
+    d_conv=st.integers(2, 5), expand=st.integers(1, 2), dt_rank=st.integers(1, 3), d_ff=st.sampled_from([0, 7, 16, 33]),
     codebook_group=st.sampled_from([16, 32]), attention_layers=st.sampled_from([(), (0,)]),
     memory_layers=st.sampled_from([(), (0,)]))
 

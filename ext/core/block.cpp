@@ -69,7 +69,7 @@ void Member::mixer(const MixerWeights& w, const Vector& norm, int layer, int n) 
   barrier();
 }
 
-// u + down(silu(gate(x)) * up(x)), mixed with h by the Mixture-of-Depths gate, back into the residual stream.
+// u += down(silu(gate(x)) * up(x))
 void Member::ffn(const LayerWeights& w, int n) {
   const int group = config_.codebook_group, d_stride = work_.d_stride, f_stride = work_.f_stride;
   norm_rows(work_.u.data(), w.norm_ffn, n, group);
@@ -85,12 +85,19 @@ void Member::ffn(const LayerWeights& w, int n) {
   quantise_rows(work_.gate.data(), f_stride, config_.d_ff, n, group);
   const Share columns = linear(w.down, rows(n), n, work_.out.data(), d_stride);
   for (int t = 0; t < n; ++t) {
-    float* h = work_.h.data() + static_cast<size_t>(own_.kept[t]) * d_stride;
     const size_t row = static_cast<size_t>(t) * d_stride;
-    for (int i = columns.begin; i < columns.end; ++i) {
-      const float u = work_.u[row + i] + work_.out[row + i];
-      h[i] = w.mod ? h[i] + own_.score[t] * (u - h[i]) : u;
-    }
+    for (int i = columns.begin; i < columns.end; ++i) work_.u[row + i] = work_.u[row + i] + work_.out[row + i];
+  }
+}
+
+// u, mixed with h by the Mixture-of-Depths gate, back into the residual stream.
+void Member::leave(const LayerWeights& w, int n) {
+  const Share blocks = own_share(work_.d_stride / kBlock);
+  const Share columns{blocks.begin * kBlock, blocks.end * kBlock};
+  for (int t = 0; t < n; ++t) {
+    float* h = work_.h.data() + static_cast<size_t>(own_.kept[t]) * work_.d_stride;
+    const float* u = work_.u.data() + static_cast<size_t>(t) * work_.d_stride;
+    for (int i = columns.begin; i < columns.end; ++i) h[i] = w.mod ? h[i] + own_.score[t] * (u[i] - h[i]) : u[i];
   }
   barrier();
 }

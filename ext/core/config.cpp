@@ -18,7 +18,7 @@ constexpr SizeField kSizes[] = {
     {"d_conv", &Config::d_conv, 2, 16},
     {"expand", &Config::expand, 1, 8},
     {"dt_rank", &Config::dt_rank, 1, 4096},
-    {"d_ff", &Config::d_ff, 1, 65536},
+    {"d_ff", &Config::d_ff, 0, 65536},
     {"codebook_group", &Config::codebook_group, 16, 65536},
     {"n_heads", &Config::n_heads, 1, 256},
     {"attention_stride", &Config::attention_stride, 1, 1 << 20},

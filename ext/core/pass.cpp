@@ -159,7 +159,8 @@ void Member::run() {
     mixer(w.mixer, w.norm_mixer, i, n);
     if (w.has_attention) attention(w, i, n);
     if (w.has_memory && pass_.memory.entries > 0) memory_query(w, i, n);
-    ffn(w, n);
+    if (config_.d_ff > 0) ffn(w, n);
+    leave(w, n);
     if (index_ == 0) pass_.state.processed[static_cast<size_t>(i)] += n;
   }
   head();

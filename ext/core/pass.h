@@ -50,6 +50,7 @@ class Member {
   // The branches of a layer on its n kept tokens (block.cpp, attention.cpp, memory_query.cpp).
   void mixer(const MixerWeights& w, const Vector& norm, int layer, int n);
   void ffn(const LayerWeights& w, int n);
+  void leave(const LayerWeights& w, int n);
   void attention(const LayerWeights& w, int layer, int n);
   void memory_query(const LayerWeights& w, int layer, int n);
   void read_memory(const LayerWeights& w, int layer, int n);

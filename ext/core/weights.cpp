@@ -244,6 +244,7 @@ void load_layer(Loader* loader, int i, const Config& config, const Kernels& kern
     load_projections(loader, layer + ".attention", d, &w->attention);
   }
   if (w->has_memory) load_memory(loader, layer, d, kernels, w);
+  if (F == 0) return;
   loader->vector(layer + ".norm_ffn.weight", d, &w->norm_ffn);
   const uint8_t* codebook = loader->codebook(layer + ".ffn.codebook");
   loader->codebook_matrix(layer + ".ffn.gate_proj", codebook, F, d, G, &w->gate);

@@ -131,7 +131,7 @@ OPERATORS = (
              "if (!(own_.score[n] > 0.0f)) continue;",
              "if (own_.score[n] > 0.0f) continue;", ("forward",)),
     Operator("model_ungated_residual", "Mixture of Depths without its weight", BLOCK,
-             "w.mod ? h[i] + own_.score[t] * (u - h[i]) : u", "u", ("forward",)),
+             "w.mod ? h[i] + own_.score[t] * (u[i] - h[i]) : u[i]", "u[i]", ("forward",)),
     Operator("model_memory_null", "memory values weighted by the entry before", MEMORY,
              "scores(t)[j + 1]", "scores(t)[j]", ("forward",)),
 )
