@@ -15,7 +15,7 @@ def levels() -> list[str]:
 def default_level() -> str:
     """The level of GHOST_ISA, or the best one. Raises ValueError if GHOST_ISA names a level this CPU cannot run."""
 
-def crc32c(buffer: Buffer) -> int:
+def crc32c(buffer: Buffer, before: int = 0) -> int:
     """CRC-32C (Castagnoli) of a contiguous buffer."""
 
 class State:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import stat
+from collections.abc import Callable
 
 from ghost_ref.errors import GhostError
 
@@ -14,15 +15,24 @@ from ghost_ref.errors import GhostError
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
-def write_atomically(path: str, data: bytes | bytearray, *, keep_previous: bool = False) -> None:
-    """Write ``data`` to ``path``: temporary file in the same directory, fsync, rename, directory fsync.
+Writer = Callable[[int], None]
+"""Writes the whole content of an empty file, open for reading and writing, given its descriptor."""
+
+
+def write_atomically(path: str, data: bytes | bytearray | Writer, *, keep_previous: bool = False) -> None:
+    """Write ``data``, or what ``data(descriptor)`` writes, to ``path``: temporary file in the same directory, fsync,
+    rename, directory fsync.
 
     ``path`` names a complete file at every instant once it has existed; with ``keep_previous`` the file
     before this one is complete under ``<path>.previous``. Permissions are those of a new file (umask). A
     temporary file left behind by a killed process is reused by the next write. Raises GhostError, leaving the
-    old file and no temporary one, if anything fails or another process is writing the same path."""
+    old file and no temporary one, if anything fails or another process is writing the same path; what else
+    ``data`` raises goes through, as cleanly."""
     try:
         target = os.path.realpath(path)
+    except ValueError as error:  # a name with a null byte
+        raise GhostError(f"Cannot write {path!r}: {error}.") from None
+    try:
         if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
             raise GhostError(f"Cannot write {path}: it exists and is not a regular file.")
         directory, name = os.path.split(target)
@@ -37,10 +47,6 @@ def write_atomically(path: str, data: bytes | bytearray, *, keep_previous: bool 
         raise GhostError(f"Cannot write {path}: another process is writing it.") from None
     except OSError as error:
         raise explain(error, "write", path) from None
-    except ValueError as error:  # a name with a null byte
-        if isinstance(error, GhostError):
-            raise
-        raise GhostError(f"Cannot write {path!r}: {error}.") from None
 
 
 def explain(error: OSError, action: str, path: str) -> GhostError:
@@ -62,7 +68,7 @@ def explain(error: OSError, action: str, path: str) -> GhostError:
 
 def _open_locked(temporary: str) -> int:
     """Open the temporary file, refusing (BlockingIOError) while another process writes it."""
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Between open and lock another writer may have renamed this very file to its final name.
@@ -74,13 +80,14 @@ def _open_locked(temporary: str) -> int:
     return descriptor
 
 
-def _write_and_rename(descriptor: int, temporary: str, target: str, data: bytes | bytearray,
-                      keep: bool) -> None:
+def _write_and_rename(descriptor: int, temporary: str, target: str,
+                      data: bytes | bytearray | Writer, keep: bool) -> None:
     try:
         os.ftruncate(descriptor, 0)  # a killed process may have left something
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        if callable(data):
+            data(descriptor)
+        else:
+            write_at(descriptor, data, 0)
         os.fsync(descriptor)
         if keep and os.path.exists(target):
             _keep_previous(target)
@@ -88,6 +95,14 @@ def _write_and_rename(descriptor: int, temporary: str, target: str, data: bytes 
     except BaseException:
         _remove(temporary)
         raise
+
+
+def write_at(descriptor: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all bytes of a contiguous buffer at an offset of the file."""
+    rest = memoryview(data)
+    while rest:
+        count = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[count:], offset + count
 
 
 def _keep_previous(target: str) -> None:

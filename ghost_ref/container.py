@@ -1,8 +1,9 @@
 """The one container for packed models and checkpoints (docs/file-format.md): a safetensors file whose
 metadata names the format and the config and holds a CRC-32C of the whole file.
 
-``write_container`` replaces a file atomically; ``read_container`` accepts only what it can vouch for. The C++
-core has its own reader with the same rules (ext/core/safetensors.h); the limits below are shared with it.
+``write_container`` replaces a file atomically; ``read_container`` accepts only what it can vouch for. For files that
+should not be in memory as a whole there are ``stream_container`` and ``read_header``. The C++ core has its own reader
+with the same rules (ext/core/safetensors.h); the limits below are shared with it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import math
 import os
 import re
 import stat
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ghost_ref.atomic import explain, write_atomically
+from ghost_ref.atomic import explain, write_at, write_atomically
 from ghost_ref.crc32c import crc32c
 from ghost_ref.errors import GhostError
 
@@ -29,13 +31,16 @@ MAX_HEADER = 1 << 20
 MAX_TENSORS = 8192
 MAX_DIMENSIONS = 8
 MAX_METADATA = 64
+PIECE = 1 << 20  # bytes of a large file in memory at a time
 
 # The accepted element types, in the order in which safetensors lays the tensors out.
 DTYPES = {name: np.dtype(kind) for name, kind in {
     "U64": "u8", "I64": "i8", "F64": "f8", "F32": "f4", "U32": "u4", "I32": "i4",
     "F16": "f2", "U16": "u2", "I16": "i2", "I8": "i1", "U8": "u1"}.items()}
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CRC_KEY = b'"crc32c":"'
+_BLANK = b"0" * 8  # what the checksum's digits are read as
+_WRONG_CRC = "its checksum does not match its content"
 _MADE_BY = {"ghost-packed": "a packed model made by `ghost pack`",
             "ghost-checkpoint": "a checkpoint made by `ghost train`",
             "ghost-memory": "a memory bank made by `ghost memory`"}
@@ -58,6 +63,61 @@ def write_container(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarr
     return len(data)
 
 
+def stream_container(path: str | os.PathLike[str], shapes: Shapes, tensors: Iterable[tuple[str, np.ndarray]], *,
+                     format: str, config_json: str) -> int:
+    """``write_container`` for tensors that come one by one, in any order: gives the same bytes without ever holding
+    more than one tensor.
+
+    shapes: ``{name: ("F16", (3, 4))}`` of all of them. Raises ValueError if a tensor that comes is not one of these,
+    comes twice or never, and whatever the iterator raises; the old file then stays as it was."""
+    path = os.fspath(path)
+    header = _header(shapes, _metadata(format, config_json, None))
+    start = 8 + len(header)
+    entries = _check_header(path, header)
+    size = container_size(shapes, format=format, config_json=config_json)
+    _check_tensors(path, entries, size - start)
+
+    def write(descriptor: int) -> None:
+        missing = set(shapes)
+        for name, tensor in tensors:
+            if name not in missing:
+                raise ValueError(f"tensor {name!r} is not expected, or came before")
+            missing.remove(name)
+            dtype, shape = shapes[name]
+            if tensor.dtype != DTYPES[dtype] or tensor.shape != shape:
+                raise ValueError(f"tensor {name!r} should be {dtype} {shape}, got {tensor.dtype} {tensor.shape}")
+            if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+                raise GhostError(f"Cannot write {path}: tensor {name!r} holds NaN or infinity.")
+            little = np.ascontiguousarray(tensor, DTYPES[dtype].newbyteorder("<"))
+            write_at(descriptor, little.reshape(-1).view(np.uint8).data, start + entries[name]["data_offsets"][0])
+        if missing:
+            raise ValueError(f"tensor {min(missing)!r} never came")
+        write_at(descriptor, len(header).to_bytes(8, "little") + header, 0)
+        digits = 8 + header.index(_CRC_KEY) + len(_CRC_KEY)
+        write_at(descriptor, b"%08x" % _file_crc(descriptor, digits), digits)
+
+    write_atomically(path, write)
+    return size
+
+
+def read_header(path: str | os.PathLike[str], *, format: str) -> tuple[dict[str, tuple[str, tuple[int, ...]]],
+                                                                      dict[str, str]]:
+    """The shapes (as of ``stream_container``, sorted by name) and the metadata of a container of that format.
+
+    Checks what ``read_container`` checks but the finiteness of the values, with one piece of the file in memory."""
+    path = os.fspath(path)
+    with _opened(path) as (file, size):
+        first = file.read(9)
+        header = first[8:] + file.read(_header_length(path, first, size, format) - 1)
+        entries = _check_beginning(path, header, format)
+        metadata = entries.pop("__metadata__")
+        digits = _crc_digits(path, header, metadata["crc32c"])
+        if _file_crc(file.fileno(), digits) != int(metadata["crc32c"], 16):
+            raise _damaged(path, _WRONG_CRC)
+    _check_tensors(path, entries, size - 8 - len(header))
+    return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in sorted(entries.items())}, metadata
+
+
 def read_container(path: str | os.PathLike[str], *,
                    format: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors (writable copies, sorted by name) and the metadata of a container of that format.
@@ -66,7 +126,9 @@ def read_container(path: str | os.PathLike[str], *,
     docs/file-format.md that does not depend on the config holds: size limits, header, ranges without hole or
     overlap, format, version, CRC, no NaN or infinity."""
     path = os.fspath(path)
-    return decode_container(path, _read_file(path), format=format)
+    with _opened(path) as (file, size):
+        data = file.read(size)
+    return decode_container(path, data, format=format)
 
 
 def container_size(shapes: Shapes, *, format: str, config_json: str,
@@ -84,13 +146,13 @@ def encode_container(path: str, tensors: Mapping[str, np.ndarray], *, format: st
     arrays = {}
     for name, tensor in tensors.items():
         array = np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")
-        if array.dtype not in _NAMES:
+        if array.dtype not in DTYPE_NAMES:
             raise TypeError(f"tensor {name!r} has element type {array.dtype}, not one of {', '.join(DTYPES)}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise GhostError(f"Cannot write {path}: tensor {name!r} holds NaN or infinity.")
         arrays[name] = array
     metadata = _metadata(format, config_json, extra_metadata)
-    header = _header({name: (_NAMES[a.dtype], a.shape) for name, a in arrays.items()}, metadata)
+    header = _header({name: (DTYPE_NAMES[a.dtype], a.shape) for name, a in arrays.items()}, metadata)
     # The library orders the metadata at random: its header is replaced by one of the same meaning and length.
     data = bytearray(safetensors.numpy.save(arrays, metadata))
     start = 8 + int.from_bytes(data[:8], "little")
@@ -105,17 +167,14 @@ def encode_container(path: str, tensors: Mapping[str, np.ndarray], *, format: st
 
 def decode_container(path: str, data: bytes, *, format: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """``read_container`` on bytes already in memory; ``path`` is only for the error sentences."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    if len(data) < 10 or start > len(data) or data[8:9] != b"{":
-        raise GhostError(f"{path} is not a Ghost file, or it is cut off; "
-                         f"pass {_MADE_BY.get(format, format)}.")
-    if start > 8 + MAX_HEADER:
-        raise _damaged(path, f"its header is larger than {MAX_HEADER} bytes")
+    start = 8 + _header_length(path, data[:9], len(data), format)
     header = data[8:start]
-    entries = _check_header(path, header)
+    entries = _check_beginning(path, header, format)
     metadata = entries["__metadata__"]
-    _check_format(path, metadata, format)
-    _check_crc(path, data, header, metadata["crc32c"])
+    digits = _crc_digits(path, header, metadata["crc32c"])
+    view = memoryview(data)
+    if crc32c(view[digits + 8 :], crc32c(_BLANK, crc32c(view[:digits]))) != int(metadata["crc32c"], 16):
+        raise _damaged(path, _WRONG_CRC)
     _check_tensors(path, entries, len(data) - start)
     try:  # the library has the last word: it also refuses lone surrogates and -0
         tensors = dict(sorted(safetensors.numpy.load(data).items()))
@@ -149,7 +208,9 @@ def _header(shapes: Shapes, metadata: Mapping[str, str]) -> bytes:
     return text + b" " * (-len(text) % 8)
 
 
-def _read_file(path: str) -> bytes:
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file and its size; a failure to open or to read it becomes a GhostError."""
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -158,21 +219,47 @@ def _read_file(path: str) -> bytes:
             raise GhostError(f"{path} is not a regular file; name a file on disk.")
         if status.st_size > MAX_FILE:
             raise GhostError(f"{path} is not a Ghost file: it is larger than {MAX_FILE} bytes.")
+        if not status.st_size:
+            raise GhostError(f"{path} is empty; copy or make the file again.")
         with open(path, "rb") as file:
-            data = file.read(MAX_FILE + 1)
+            yield file, status.st_size
     except OSError as error:
         raise explain(error, "read", path) from None
     except ValueError as error:  # a name with a null byte
         if isinstance(error, GhostError):
             raise
         raise GhostError(f"Cannot read {path!r}: {error}.") from None
-    if not data:
-        raise GhostError(f"{path} is empty; copy or make the file again.")
-    return data
+
+
+def _file_crc(descriptor: int, digits: int) -> int:
+    """CRC-32C of a file with the 8 bytes at offset ``digits`` read as '0'."""
+    crc = crc32c(os.pread(descriptor, digits, 0))
+    crc, position = crc32c(_BLANK, crc), digits + len(_BLANK)
+    while piece := os.pread(descriptor, PIECE, position):
+        crc, position = crc32c(piece, crc), position + len(piece)
+    return crc
 
 
 def _damaged(path: str, why: str) -> GhostError:
     return GhostError(f"{path} is damaged: {why}; copy or make the file again.")
+
+
+def _header_length(path: str, first: bytes, size: int, format: str) -> int:
+    """The length of the header of a file of ``size`` bytes that starts with ``first`` (9 bytes)."""
+    length = int.from_bytes(first[:8], "little")
+    if size < 10 or length > size - 8 or first[8:9] != b"{":
+        raise GhostError(f"{path} is not a Ghost file, or it is cut off; "
+                         f"pass {_MADE_BY.get(format, format)}.")
+    if length > MAX_HEADER:
+        raise _damaged(path, f"its header is larger than {MAX_HEADER} bytes")
+    return length
+
+
+def _check_beginning(path: str, header: bytes, format: str) -> dict[str, Any]:
+    """The header's entries; the version comes before all that a later version may do differently."""
+    entries = _check_header(path, header)
+    _check_format(path, entries["__metadata__"], format)
+    return entries
 
 
 def _check_header(path: str, header: bytes) -> dict[str, Any]:
@@ -223,16 +310,13 @@ def _check_format(path: str, metadata: dict[str, str], format: str) -> None:
                          f"{FORMAT_VERSION}); upgrade Ghost to read it.")
 
 
-def _check_crc(path: str, data: bytes, header: bytes, stored: str) -> None:
-    """The 8 digits stand behind the one key, in lower case, and are the CRC of the file with them as '0'."""
-    start = 8 + header.find(_CRC_KEY) + len(_CRC_KEY)
+def _crc_digits(path: str, header: bytes, stored: str) -> int:
+    """Where in the file the 8 digits of the checksum are: behind the one key, in lower case."""
+    at = header.find(_CRC_KEY) + len(_CRC_KEY)
     if header.count(_CRC_KEY) != 1 or re.fullmatch("[0-9a-f]{8}", stored) is None \
-            or data[start : start + 9] != stored.encode() + b'"':
+            or header[at : at + 9] != stored.encode() + b'"':
         raise _damaged(path, "its checksum is not written as 8 lower-case hex digits")
-    blank = bytearray(data)
-    blank[start : start + 8] = b"0" * 8
-    if crc32c(blank) != int(stored, 16):
-        raise _damaged(path, "its checksum does not match its content")
+    return 8 + at
 
 
 def _check_tensors(path: str, entries: dict[str, Any], available: int) -> None:

@@ -15,19 +15,19 @@ POLYNOMIAL = 0x82F63B78
 SHORT = 4096
 
 
-def crc32c(data: bytes | bytearray | memoryview | np.ndarray) -> int:
-    """CRC-32C of the bytes of a contiguous buffer, 0 .. 2^32-1."""
-    return _native_crc32c(data) if _native_crc32c is not None else numpy_crc32c(data)
+def crc32c(data: bytes | bytearray | memoryview | np.ndarray, before: int = 0) -> int:
+    """CRC-32C of the bytes of a contiguous buffer, 0 .. 2^32-1. before: the CRC-32C of what comes before them."""
+    return _native_crc32c(data, before) if _native_crc32c is not None else numpy_crc32c(data, before)
 
 
-def numpy_crc32c(data: bytes | bytearray | memoryview | np.ndarray) -> int:
+def numpy_crc32c(data: bytes | bytearray | memoryview | np.ndarray, before: int = 0) -> int:
     """``crc32c`` in NumPy alone.
 
     The buffer is cut into equal lanes whose checksums advance together, two bytes a step. A CRC register is
     linear over GF(2), so reg(A || B) = zeros_|B|(reg(A)) xor reg_0(B), where zeros_n appends n zero bytes and
     reg_0 starts from zero; neighbouring lanes are joined pairwise by that rule."""
     octets = np.frombuffer(data, np.uint8)
-    register, done = 0xFFFFFFFF, 0
+    register, done = before ^ 0xFFFFFFFF, 0
     if octets.size >= SHORT:
         lanes = 1 << (octets.size.bit_length() // 2 - 1)
         length = octets.size // lanes // 2 * 2

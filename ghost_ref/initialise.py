@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from ghost_ref.config import CODEBOOK_SIZE, ModelConfig
 from ghost_ref.ops.ternary import group_sums
-from ghost_ref.parameters import CODEBOOK, TERNARY, parameter_specs
+from ghost_ref.parameters import CODEBOOK, TERNARY, component_specs
+from ghost_ref.quantise import quantise
 
 Params = dict[str, np.ndarray]
 
@@ -23,18 +25,39 @@ ZEROS = ("bias", "byte_importance", "depth.weight", "memory.gate.weight")
 
 def initialise(config: ModelConfig, seed: int) -> Params:
     """float32 parameters: matrices uniform in ±1/sqrt(inputs), the rest as state-spaces/mamba or neutral."""
+    return {name: value for component in initial_components(config, seed) for name, value in component.items()}
+
+
+def initial_components(config: ModelConfig, seed: int) -> Iterator[Params]:
+    """The parameters of `initialise`, one of `component_specs` after the other: only what the caller keeps stays."""
     rng = np.random.Generator(np.random.Philox(key=seed))
-    params: Params = {}
-    for name, spec in parameter_specs(config).items():
-        params[name] = np.ascontiguousarray(_first_value(name, spec, config, params, rng), np.float32)
-    return params
+    for specs in component_specs(config):
+        params: Params = {}
+        for name, spec in specs.items():
+            params[name] = np.ascontiguousarray(_first_value(name, spec, config, params, rng), np.float32)
+        yield params
+
+
+def initial_weights(config: ModelConfig, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights of `quantise(initialise(config, seed))` one by one, for `save_packed`: a model larger than the memory
+    can be made. No more than one of `component_specs` is in memory at a time."""
+    from ghost_ref import ops
+
+    for specs, params in zip(component_specs(config), initial_components(config, seed), strict=True):
+        weights = quantise(params, config, ops, specs)
+        params.clear()
+        for name in list(weights):
+            yield name, weights.pop(name)
 
 
 def _first_value(name, spec, config, params, rng):
     stem = name.rpartition(".")[0]
     if spec.storage in (TERNARY, CODEBOOK) or name.endswith("mixer.conv1d.weight"):
-        weight = rng.uniform(-1, 1, spec.shape) / math.sqrt(spec.shape[1])
-        return weight / math.sqrt(config.n_layers) if name.endswith(("out_proj.weight", "down_proj.weight")) else weight
+        weight = rng.uniform(-1, 1, spec.shape)
+        weight /= math.sqrt(spec.shape[1])
+        if name.endswith(("out_proj.weight", "down_proj.weight")):
+            weight /= math.sqrt(config.n_layers)
+        return weight
     if name.endswith(".threshold"):
         return np.full(spec.shape, FIRST_THRESHOLD)
     if name.endswith(".scale"):

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ghost_ref.config import CODEBOOK_SIZE, ModelConfig
-from ghost_ref.container import container_size, read_container, write_container
+from ghost_ref.container import (
+    DTYPE_NAMES,
+    DTYPES,
+    Shapes,
+    container_size,
+    read_container,
+    read_header,
+    stream_container,
+)
 from ghost_ref.errors import GhostError
 from ghost_ref.parameters import CODEBOOK, INT8, TERNARY, parameter_specs
 
@@ -21,8 +31,13 @@ POWERS = 3 ** np.arange(TRITS_PER_BYTE, dtype=np.uint8)
 def pack_trits(trits: np.ndarray) -> np.ndarray:
     """Row-major trits, 5 to a byte: byte = Σ_j (t_{5b+j} + 1)·3^j; padding trits are 0.   any -> (bytes,) uint8"""
     codes = np.ones(-trits.size % TRITS_PER_BYTE + trits.size, np.uint8)
-    codes[: trits.size] = trits.ravel().astype(np.int8) + 1
-    return (codes.reshape(-1, TRITS_PER_BYTE) * POWERS).sum(1, dtype=np.uint8)
+    np.add(trits.ravel(), 1, out=codes[: trits.size], casting="unsafe")
+    digits = codes.reshape(-1, TRITS_PER_BYTE)
+    packed = digits[:, -1].copy()
+    for j in reversed(range(TRITS_PER_BYTE - 1)):
+        packed *= 3
+        packed += digits[:, j]
+    return packed
 
 
 def unpack_trits(packed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -85,20 +100,37 @@ def _require_quantised(config: ModelConfig) -> None:
         raise GhostError(f"Only ternary models can be packed; this one has linear={config.linear!r}.")
 
 
-def save_packed(path: str | Path, weights: Weights, config: ModelConfig) -> int:
-    """Write the weights of `quantise` as a packed file, atomically. Returns its size in bytes."""
+def save_packed(path: str | Path, weights: Mapping[str, Any] | Iterable[tuple[str, Any]], config: ModelConfig) -> int:
+    """Write the weights of `quantise` as a packed file, atomically. Returns its size in bytes.
+
+    weights: a mapping, or (name, weight) pairs made one by one in any order: then no more than one weight is in memory
+    at a time."""
     _require_quantised(config)
-    tensors = {}
-    for name, (dtype, shape) in packed_shapes(config).items():
-        value = np.asarray(weights[name])
-        if not np.isfinite(value).all():
-            raise GhostError(f"{name} holds a value that is not finite; the model cannot be packed.")
-        if name.endswith(".trits"):
-            value = pack_trits(value)
-        stored = value.astype({"U8": np.uint8, "I8": np.int8, "F16": np.float16}[dtype])
-        assert stored.shape == shape, name
-        tensors[name] = stored
-    return write_container(path, tensors, format=FORMAT, config_json=config.to_json())
+    shapes = packed_shapes(config)
+    pairs = ((name, weights[name]) for name in shapes) if isinstance(weights, Mapping) else weights
+    tensors = ((name, _stored(name, np.asarray(weight), shapes)) for name, weight in pairs)
+    return stream_container(path, shapes, tensors, format=FORMAT, config_json=config.to_json())
+
+
+def _stored(name: str, weight: np.ndarray, shapes: Shapes) -> np.ndarray:
+    """A weight as its tensor in the file."""
+    if not np.isfinite(weight).all():
+        raise GhostError(f"{name} holds a value that is not finite; the model cannot be packed.")
+    if name.endswith(".trits"):
+        weight = pack_trits(weight)
+    stored = weight.astype(DTYPES[shapes[name][0]])
+    assert stored.shape == shapes[name][1], name
+    return stored
+
+
+def check_packed(path: str | Path) -> ModelConfig:
+    """The config of a packed file whose header, checksum and shapes are right; the tensors are not kept. Raises
+    GhostError like `load_packed`."""
+    shapes, metadata = read_header(path, format=FORMAT)
+    config = parse_config(path, metadata["config"])
+    _require_quantised(config)
+    check_shapes(path, shapes, packed_shapes(config))
+    return config
 
 
 def load_packed(path: str | Path) -> tuple[Weights, ModelConfig]:
@@ -143,15 +175,18 @@ def parse_config(path: str | Path, text: str) -> ModelConfig:
         raise GhostError(f"{path}: the config in its metadata is bad: {error}") from None
 
 
-def check_tensors(path: str | Path, tensors: Weights, expected: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Raise GhostError unless the tensors have exactly the expected names, dtypes and shapes."""
-    names = {"U8": np.uint8, "I8": np.int8, "F16": np.float16, "F32": np.float32}
-    if missing := sorted(set(expected) - set(tensors)):
+def check_tensors(path: str | Path, tensors: Weights, expected: Shapes) -> None:
+    """`check_shapes` of arrays."""
+    check_shapes(path, {name: (DTYPE_NAMES[value.dtype], value.shape) for name, value in tensors.items()}, expected)
+
+
+def check_shapes(path: str | Path, found: Shapes, expected: Shapes) -> None:
+    """Raise GhostError unless the tensors found have exactly the expected names, dtypes and shapes."""
+    if missing := sorted(set(expected) - set(found)):
         raise GhostError(f"{path}: tensor {missing[0]} is missing; the file does not fit its own config.")
-    if extra := sorted(set(tensors) - set(expected)):
+    if extra := sorted(set(found) - set(expected)):
         raise GhostError(f"{path}: tensor {extra[0]} is not part of the model its config describes.")
     for name, (dtype, shape) in expected.items():
-        value = tensors[name]
-        if value.dtype != names[dtype] or value.shape != shape:
-            raise GhostError(f"{path}: tensor {name} should be {dtype} {list(shape)}, found {value.dtype} "
-                             f"{list(value.shape)}.")
+        if found[name] != (dtype, shape):
+            raise GhostError(f"{path}: tensor {name} should be {dtype} {list(shape)}, found {found[name][0]} "
+                             f"{list(found[name][1])}.")

@@ -6,7 +6,9 @@ Symbols: d d_model, E d_inner, N d_state, R dt_rank, K d_conv, F d_ff (docs/sema
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +100,17 @@ def _mixer_specs(config: ModelConfig, layer: str, specs: dict[str, Spec], matrix
     specs[f"{layer}.mixer.A_log"] = Spec((E, N), INT8)
     vector(f"{layer}.mixer.D", E)
     matrix(f"{layer}.mixer.out_proj", d, E)
+
+
+def component_specs(config: ModelConfig) -> Iterator[dict[str, Spec]]:
+    """`parameter_specs` in consecutive parts, each of which is initialised and quantised without the others: a mixer,
+    an attention, a feed-forward network of one layer, or what stands outside the layers on its own."""
+
+    def component(name: str) -> str:
+        return ".".join(name.split(".")[:3]) if name.startswith("layers.") else name.split(".")[0]
+
+    for _, part in itertools.groupby(parameter_specs(config).items(), key=lambda item: component(item[0])):
+        yield dict(part)
 
 
 def parameter_count(config: ModelConfig) -> int:

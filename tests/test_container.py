@@ -237,7 +237,7 @@ def test_sentences_for_paths_that_cannot_be_written(tmp_path, path, sentence):
     (errno.EACCES, "no permission to write in .*; change the permissions or choose another path"),
     (errno.EIO, "Input/output error"), (errno.EROFS, "Read-only file system")])
 def test_sentences_for_failing_writes(tmp_path, monkeypatch, code, sentence):
-    monkeypatch.setattr(atomic.os, "write", fail(code))
+    monkeypatch.setattr(atomic.os, "pwrite", fail(code))
     with pytest.raises(GhostError, match=rf"^Cannot write {tmp_path}/m: {sentence}\.$"):
         write(tmp_path / "m")
     assert not list(tmp_path.iterdir())
@@ -257,8 +257,8 @@ def test_device_is_never_replaced():
 
 
 def test_short_writes_are_continued(tmp_path, monkeypatch):
-    real = os.write
-    monkeypatch.setattr(atomic.os, "write", lambda fd, data: real(fd, bytes(data[:7])))
+    real = os.pwrite
+    monkeypatch.setattr(atomic.os, "pwrite", lambda fd, data, offset: real(fd, bytes(data[:7]), offset))
     write(tmp_path / "m")
     read_container(tmp_path / "m", format=FORMAT)
 
@@ -286,7 +286,7 @@ def test_a_left_over_temporary_file_is_reused(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"m", "m.previous"}
 
 
-CALLS = ("open", "write", "fsync", "link", "replace", "ftruncate")
+CALLS = ("open", "pwrite", "fsync", "link", "replace", "ftruncate")
 
 
 @pytest.mark.parametrize("keep_previous", [False, True])
@@ -343,7 +343,7 @@ from ghost_ref import atomic
 from ghost_ref.container import encode_container, read_container, write_container
 
 path, links = sys.argv[1], sys.argv[2] == "links"
-names = ("open", "write", "fsync", "link", "replace", "unlink", "ftruncate", "close", "sendfile")
+names = ("open", "pwrite", "fsync", "link", "replace", "unlink", "ftruncate", "close", "sendfile")
 names = [name for name in names if hasattr(os, name)]
 real = {name: getattr(os, name) for name in names}
 
@@ -355,8 +355,8 @@ def child(step, tensors, after):
             count += 1
             if count == step and not after:
                 os._exit(9)
-            if name == "write":
-                arguments = (arguments[0], bytes(arguments[1][:200]))
+            if name == "pwrite":
+                arguments = (arguments[0], bytes(arguments[1][:200]), arguments[2])
             try:
                 if name == "link" and not links:
                     raise PermissionError(1, "Operation not permitted")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import SMALL, random_weights
 
+from ghost_ref import container, ops
 from ghost_ref.config import ModelConfig
-from ghost_ref.container import write_container
+from ghost_ref.container import read_container, write_container
 from ghost_ref.errors import GhostError
+from ghost_ref.initialise import initial_weights, initialise
 from ghost_ref.packed import (
     FORMAT,
+    check_packed,
     estimate_storage,
     load_packed,
     pack_trits,
@@ -20,7 +26,9 @@ from ghost_ref.packed import (
     save_packed,
     unpack_trits,
 )
+from ghost_ref.parameters import parameter_count
 from ghost_ref.presets import PRESETS
+from ghost_ref.quantise import quantise
 
 
 @given(st.integers(1, 9), st.integers(1, 23), st.integers(0, 2**32))
@@ -110,3 +118,67 @@ def test_weights_that_are_not_finite_are_not_packed(tmp_path):
     with pytest.raises(GhostError, match=r"norm_f\.weight holds a value that is not finite"):
         save_packed(tmp_path / "m.ghost", weights, SMALL)
     assert not list(tmp_path.iterdir())
+
+
+@settings(max_examples=10, deadline=None)
+@given(small_configs, st.integers(0, 99))
+def test_a_streamed_file_is_the_same_to_the_byte(tmp_path_factory, config, seed):
+    folder = tmp_path_factory.mktemp("streamed")
+    weights = quantise(initialise(config, seed), config, ops)
+    save_packed(folder / "streamed", initial_weights(config, seed), config)
+    save_packed(folder / "backwards", reversed(weights.items()), config)
+    tensors, _ = read_container(folder / "streamed", format=FORMAT)
+    write_container(folder / "whole", tensors, format=FORMAT, config_json=config.to_json())
+    for name, value in weights.items():
+        np.testing.assert_array_equal(load_packed(folder / "streamed")[0][name], value)
+    contents = {path.read_bytes() for path in folder.iterdir()}
+    assert len(contents) == 1 and len(contents.pop()) == estimate_storage(config)["total"]
+
+
+def interrupted():
+    yield from itertools.islice(initial_weights(SMALL, 0), 9)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("weights", "error", "sentence"), [
+    (interrupted, KeyboardInterrupt, None),
+    (lambda: itertools.islice(initial_weights(SMALL, 0), 9), ValueError, "never came"),
+    (lambda: itertools.chain(initial_weights(SMALL, 0), [("norm_f.weight", np.ones(20))]), ValueError, "came before"),
+    (lambda: [("norm_f.weight", np.full(20, np.inf))], GhostError, "not finite"),
+])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_stream_that_fails_leaves_no_partial_file(tmp_path, weights, error, sentence, exists):
+    path = tmp_path / "m.ghost"
+    if exists:
+        path.write_bytes(b"before")
+    with pytest.raises(error, match=sentence):
+        save_packed(path, weights(), SMALL)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.ghost"] * exists
+    assert not exists or path.read_bytes() == b"before"
+
+
+def test_a_large_model_is_packed_a_component_at_a_time(tmp_path):
+    """Never as much as a quarter of the float32 parameters is in memory."""
+    config = ModelConfig(d_model=128, n_layers=24, d_ff=256)
+    save_packed(tmp_path / "warm", initial_weights(SMALL, 0), SMALL)
+    tracemalloc.start()
+    try:
+        save_packed(tmp_path / "m", initial_weights(config, 0), config)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < parameter_count(config)
+
+
+def test_checking_a_file_does_not_hold_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "PIECE", 1 << 12)
+    config = ModelConfig(d_model=128, n_layers=24, d_ff=256)
+    size = save_packed(tmp_path / "m", initial_weights(config, 0), config)
+    check_packed(tmp_path / "m")
+    tracemalloc.start()
+    try:
+        assert check_packed(tmp_path / "m") == config
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < size / 2

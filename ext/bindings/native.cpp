@@ -236,11 +236,12 @@ void set_memory(const PyModel& self, const py::object& keys, const py::object& v
   throw_value_error(status);
 }
 
-uint32_t checksum(const py::buffer& buffer) {
+uint32_t checksum(const py::buffer& buffer, uint32_t before) {
   const py::buffer_info info = buffer.request();
   if (PyBuffer_IsContiguous(info.view(), 'C') == 0) throw py::value_error("crc32c needs a contiguous buffer.");
   const py::gil_scoped_release release;
-  return crc32c(static_cast<const uint8_t*>(info.ptr), static_cast<size_t>(info.size * info.itemsize));
+  const size_t size = static_cast<size_t>(info.size * info.itemsize);
+  return ~crc32c_update(~before, static_cast<const uint8_t*>(info.ptr), size);
 }
 
 std::vector<std::string> levels() {
@@ -293,7 +294,7 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.doc() = "The Ghost runtime (ext/core).";
   m.def("levels", &ghost::levels);
   m.def("default_level", &ghost::default_level);
-  m.def("crc32c", &ghost::checksum, pybind11::arg("buffer"));
+  m.def("crc32c", &ghost::checksum, pybind11::arg("buffer"), pybind11::arg("before") = 0);
   ghost::bind_model(&m);
   ghost::bind_kernels(&m);
   ghost::bind_components(&m);

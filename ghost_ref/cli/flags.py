@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import typing
 from collections.abc import Sequence
@@ -68,6 +69,24 @@ def given_fields(args: argparse.Namespace, names: Sequence[str]) -> dict[str, An
 def config_from_flags(args: argparse.Namespace, config: type[AnyConfig], names: Sequence[str]) -> AnyConfig:
     """The configuration with the given flags set. Raises GhostError if one is out of range."""
     return config.from_dict(given_fields(args, names))
+
+
+def parse_settings(items: Sequence[str], configs: Sequence[type[Config]]) -> dict[str, Any]:
+    """The `--set key=value` flags, fields of these configurations; a value is JSON or a bare word. Raises GhostError on
+    an unknown key."""
+    settings: dict[str, Any] = {}
+    known = sorted({name for config in configs for name in config.__dataclass_fields__})  # type: ignore[attr-defined]
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise GhostError(f"--set needs key=value, got {item!r}.")
+        if key not in known:
+            raise GhostError(f"--set: there is no setting {key!r}; the settings are: {', '.join(known)}.")
+        try:
+            settings[key] = json.loads(value)
+        except ValueError:
+            settings[key] = value
+    return settings
 
 
 def in_range(low: int, high: int) -> Any:

@@ -26,10 +26,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def file_report(path: Path) -> Report:
-    """A packed file, read and checked as a whole. Raises GhostError if it is no sound packed model."""
-    from ghost_ref.packed import load_packed
+    """A packed file: header, checksum and shapes are checked in pieces, so that a large one takes little time and no
+    memory. Raises GhostError if it is no sound packed model."""
+    from ghost_ref.packed import check_packed
 
-    _, config = load_packed(path)
+    config = check_packed(path)
     return {"file": str(path), "bytes": path.stat().st_size, **_model_report(config)}
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ghost_ref.cli import INTERRUPTED, OK
-from ghost_ref.cli.flags import Parser, add_fields, add_json, given_fields, require_mlx
+from ghost_ref.cli.flags import Parser, add_fields, add_json, given_fields, parse_settings, require_mlx
 from ghost_ref.cli.output import Report, print_report
 from ghost_ref.config import ModelConfig, TrainingConfig
 from ghost_ref.errors import GhostError
@@ -55,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse(argv)
     if args.steps and args.minutes:
         raise GhostError("Give --steps or --minutes, not both: each sets the length of the run.")
-    settings = parse_settings(args.settings)
+    settings = parse_settings(args.settings, (ModelConfig, TrainingConfig))
     trainer = load_trainer(args.backend)
     from ghost_ref.cli.training_display import display
     from ghost_ref.training import train
@@ -99,23 +98,6 @@ def load_trainer(backend: str) -> Callable[..., Stepper]:
 
     scan.requested()  # refused before anything is written
     return MLXTrainer
-
-
-def parse_settings(items: Sequence[str]) -> dict[str, Any]:
-    """The `--set key=value` flags; a value is JSON or a bare word. Raises GhostError on an unknown key."""
-    settings: dict[str, Any] = {}
-    known = sorted({*ModelConfig.__dataclass_fields__, *TrainingConfig.__dataclass_fields__})
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise GhostError(f"--set needs key=value, got {item!r}.")
-        if key not in known:
-            raise GhostError(f"--set: there is no setting {key!r}; the settings are: {', '.join(known)}.")
-        try:
-            settings[key] = json.loads(value)
-        except ValueError:
-            settings[key] = value
-    return settings
 
 
 def _text(report: Report) -> str:

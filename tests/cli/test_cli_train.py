@@ -134,7 +134,7 @@ def test_pack_where_nothing_can_be_written(number, message, run_dir: Path, tmp_p
     def fail(*args: Any) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "write", fail)
+    monkeypatch.setattr(os, "pwrite", fail)
     out = tmp_path / "m.ghost"
     assert main(["pack", str(run_dir), "-o", str(out)]) == 2
     assert message in capsys.readouterr().err
