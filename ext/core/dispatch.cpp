@@ -1,6 +1,7 @@
 #include "dispatch.h"
 
 #include <cstdlib>
+#include <cstring>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
@@ -75,6 +76,29 @@ int available_levels(const Kernels** tables) {
   tables[count++] = kernels_neon();
   if (has_dot_products()) tables[count++] = kernels_neondot();
 #endif
+  return count;
+}
+
+int known_levels(Level* levels) {
+  static constexpr Level kNeeds[] = {
+      {"scalar", "nothing"},
+#if defined(__x86_64__) || defined(_M_X64)
+      {"avx2", "a CPU with AVX2, and a system that saves its registers"},
+      {"avx512vnni", "a CPU with AVX-512 F, BW, DQ, VL and VNNI, and a system that saves its registers"},
+#elif defined(__aarch64__)
+      {"neon", "nothing"},
+      {"neondot", "a CPU with dot products (FEAT_DotProd), and a system that tells of them"},
+#endif
+  };
+  const Kernels* tables[kMaxLevels];
+  const int available = available_levels(tables);
+  int count = 0;
+  for (Level level : kNeeds) {
+    for (int i = 0; i < available; ++i) {
+      if (std::strcmp(tables[i]->name, level.name) == 0) level.missing = nullptr;
+    }
+    levels[count++] = level;
+  }
   return count;
 }
 

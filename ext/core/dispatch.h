@@ -10,6 +10,14 @@ namespace ghost {
 
 constexpr int kMaxLevels = 3;
 
+struct Level {
+  const char* name;
+  const char* missing;  // nullptr if it can run here, else what it needs
+};
+
+// The levels made for this kind of CPU, best last; returns how many.
+int known_levels(Level* levels);
+
 // The kernel tables this CPU can run, best last; returns how many.
 int available_levels(const Kernels** tables);
 

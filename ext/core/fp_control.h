@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__SSE__) || defined(_M_X64)
 #include <xmmintrin.h>
 #endif
 
@@ -18,7 +18,7 @@ class FpControl {
   FpControl& operator=(const FpControl&) = delete;
 
  private:
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__SSE__) || defined(_M_X64)
   using Word = uint32_t;
   static constexpr Word kDefault = 0x1F80;  // MXCSR: all exceptions masked
   static Word read() { return _mm_getcsr(); }

@@ -1,6 +1,6 @@
 #include "team.h"
 
-#include <system_error>
+#include <thread>
 
 #include "fp_control.h"
 
@@ -27,17 +27,17 @@ bool Team::start(int threads) {
   const bool crowded = static_cast<unsigned>(threads) > std::thread::hardware_concurrency();
   spins_ = crowded ? kSpinsWhenCrowded : kSpins;
   if (!workers_.allocate(static_cast<size_t>(threads - 1))) return false;
-#ifdef __cpp_exceptions
-  try {
-#endif
-    for (; started_ < threads - 1; ++started_) {
-      workers_[static_cast<size_t>(started_)] = std::thread(&Team::work, this, started_ + 1);
-    }
-#ifdef __cpp_exceptions
-  } catch (const std::system_error&) {
-    return false;
+  for (; started_ < threads - 1; ++started_) {
+    Worker& worker = workers_[static_cast<size_t>(started_)];
+    worker.team = this;
+    worker.index = started_ + 1;
+    const auto entry = [](void* argument) -> void* {
+      const Worker& self = *static_cast<const Worker*>(argument);
+      self.team->work(self.index);
+      return nullptr;
+    };
+    if (pthread_create(&worker.thread, nullptr, entry, &worker) != 0) return false;
   }
-#endif
   size_ = threads;
   return true;
 }
@@ -45,7 +45,7 @@ bool Team::start(int threads) {
 void Team::stop() {
   stopping_.store(true, std::memory_order_release);
   advance(&runs_);
-  for (; started_ > 0; --started_) workers_[static_cast<size_t>(started_ - 1)].join();
+  for (; started_ > 0; --started_) pthread_join(workers_[static_cast<size_t>(started_ - 1)].thread, nullptr);
 }
 
 void Team::run(void (*function)(void*, int), void* argument) {

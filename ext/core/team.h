@@ -1,10 +1,11 @@
 // A small persistent team of threads that run one function together and meet at barriers.
 #pragma once
 
+#include <pthread.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
-#include <thread>
 
 #include "buffer.h"
 
@@ -42,6 +43,12 @@ class Team {
  private:
   using Counter = std::atomic<unsigned>;
 
+  struct Worker {
+    Team* team = nullptr;
+    int index = 0;
+    pthread_t thread{};
+  };
+
   void work(int index);
   void stop();
   void advance(Counter* counter);
@@ -50,7 +57,7 @@ class Team {
   int size_ = 1;
   int spins_ = 0;
   int started_ = 0;
-  Buffer<std::thread> workers_;
+  Buffer<Worker> workers_;  // POSIX threads: std::thread has no way to fail but an exception
   void (*function_)(void*, int) = nullptr;
   void* argument_ = nullptr;
   alignas(64) Counter runs_{0};

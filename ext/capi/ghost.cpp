@@ -1,0 +1,233 @@
+// The C interface over ext/core/model.h. Every pointer and number of the caller is checked before the core sees it.
+#include "ghost.h"
+
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "../core/dispatch.h"
+#include "../core/fp_control.h"
+#include "../core/model.h"
+
+using ghost::Status;
+
+static_assert(GHOST_VOCABULARY == ghost::kVocabulary && GHOST_MOST_THREADS == ghost::kMaxThreads,
+              "ghost.h states the core's limits");
+
+struct ghost_model {
+  std::unique_ptr<ghost::Model> model;
+  const ghost::Kernels* kernels = nullptr;
+  size_t state_bytes = 0;
+  std::atomic<long> owners{1};  // the caller's handle and every state
+};
+
+struct ghost_state {
+  ghost_model* model = nullptr;
+  std::unique_ptr<ghost::State> state;
+};
+
+namespace {
+
+// Copies the sentence, cut before a character that does not fit.
+int report(const Status& status, ghost_error* error) {
+  if (error != nullptr) {
+    const std::string& text = status.message();
+    size_t size = text.size();
+    if (size >= sizeof error->text) {
+      size = sizeof error->text - 1;
+      while (size > 0 && (text[size] & 0xC0) == 0x80) --size;
+    }
+    std::memcpy(error->text, text.data(), size);
+    error->text[size] = '\0';
+  }
+  return status.ok() ? GHOST_OK : GHOST_ERROR;
+}
+
+// Runs `body`, which returns a Status. Where the library is built with exceptions, one that the standard library throws
+// (there is no memory for a string, no thread) becomes a sentence; without them it ends the process.
+template <typename Body>
+int guarded(ghost_error* error, Body body) {
+#ifdef __cpp_exceptions
+  try {
+    return report(body(), error);
+  } catch (...) {
+    if (error != nullptr) std::memcpy(error->text, "There is not enough memory.", 28);
+    return GHOST_ERROR;
+  }
+#else
+  return report(body(), error);
+#endif
+}
+
+Status missing(const char* argument) { return Status::error(std::string(argument) + " is NULL."); }
+
+Status no_memory() { return Status::error("There is not enough memory for another handle."); }
+
+void release(ghost_model* model) {
+  if (model->owners.fetch_sub(1, std::memory_order_acq_rel) == 1) delete model;
+}
+
+// A handle of `state`, which is of `model`.
+Status wrap(ghost_model* model, std::unique_ptr<ghost::State> state, ghost_state** out) {
+  ghost_state* handle = new (std::nothrow) ghost_state;
+  if (handle == nullptr) return no_memory();
+  model->owners.fetch_add(1, std::memory_order_relaxed);
+  handle->model = model;
+  handle->state = std::move(state);
+  *out = handle;
+  return Status();
+}
+
+Status feed(ghost_state* state, const uint8_t* bytes, size_t n, bool last_only, float* logits) {
+  if (state == nullptr) return missing("state");
+  if (bytes == nullptr) return missing("bytes");
+  if (n < 1 || n > INT32_MAX) return Status::error("The number of bytes must be in 1..2147483647.");
+  return state->model->model->forward(state->state.get(), bytes, static_cast<int64_t>(n), last_only, logits, nullptr);
+}
+
+// Written so that NaN is out of range.
+Status check_sampling(const ghost_sampling& s) {
+  if (!(s.temp >= 0 && s.temp <= 100)) return Status::error("temp must be in 0..100.");
+  if (s.top_k < 0 || s.top_k > GHOST_VOCABULARY) return Status::error("top_k must be in 0..256.");
+  if (!(s.top_p > 0 && s.top_p <= 1)) return Status::error("top_p must be in (0, 1].");
+  if (!(s.min_p >= 0 && s.min_p <= 1)) return Status::error("min_p must be in 0..1.");
+  return Status();
+}
+
+ghost::SamplingOptions options_of(const ghost_sampling& s) { return {s.temp, s.top_k, s.top_p, s.min_p, s.seed}; }
+
+}  // namespace
+
+const char* ghost_version(void) { return GHOST_VERSION; }
+
+int ghost_load(const char* path, int threads, const char* level, ghost_model** model, ghost_error* error) {
+  return guarded(error, [&] {
+    if (path == nullptr) return missing("path");
+    if (model == nullptr) return missing("model");
+    *model = nullptr;
+    std::unique_ptr<ghost_model> loaded(new (std::nothrow) ghost_model);
+    if (loaded == nullptr) return no_memory();
+    Status status = ghost::Model::load(path, threads, level == nullptr ? "" : level, &loaded->model);
+    if (status.ok()) status = ghost::select_kernels(loaded->model->level(), &loaded->kernels);
+    std::unique_ptr<ghost::State> state;
+    if (status.ok()) status = loaded->model->new_state(&state);
+    if (!status.ok()) return status;
+    loaded->state_bytes = state->bytes();
+    *model = loaded.release();
+    return Status();
+  });
+}
+
+void ghost_free(ghost_model* model) {
+  if (model != nullptr) release(model);
+}
+
+ghost_info ghost_get_info(ghost_model* model) {
+  ghost_info info = {"", "", 0, 0, 0, 0, 0};
+  if (model == nullptr) return info;
+  const ghost::Config& config = model->model->config();
+  info.config_json = model->model->config_json().c_str();
+  info.level = model->model->level();
+  info.threads = model->model->threads();
+  info.d_model = config.d_model;
+  info.n_layers = config.n_layers;
+  info.model_bytes = model->model->memory_bytes();
+  info.state_bytes = model->state_bytes;
+  return info;
+}
+
+const char* ghost_level(int index, const char** missing) {
+  ghost::Level levels[ghost::kMaxLevels];
+  const int count = ghost::known_levels(levels);
+  if (missing != nullptr) *missing = index >= 0 && index < count ? levels[index].missing : nullptr;
+  return index >= 0 && index < count ? levels[index].name : nullptr;
+}
+
+int ghost_new_state(ghost_model* model, ghost_state** state, ghost_error* error) {
+  return guarded(error, [&] {
+    if (model == nullptr) return missing("model");
+    if (state == nullptr) return missing("state");
+    *state = nullptr;
+    std::unique_ptr<ghost::State> fresh;
+    if (Status status = model->model->new_state(&fresh); !status.ok()) return status;
+    return wrap(model, std::move(fresh), state);
+  });
+}
+
+int ghost_fork(ghost_state* state, ghost_state** copy, ghost_error* error) {
+  return guarded(error, [&] {
+    if (state == nullptr) return missing("state");
+    if (copy == nullptr) return missing("copy");
+    *copy = nullptr;
+    std::unique_ptr<ghost::State> twin;
+    if (Status status = state->model->model->fork(state->state.get(), &twin); !status.ok()) return status;
+    return wrap(state->model, std::move(twin), copy);
+  });
+}
+
+void ghost_free_state(ghost_state* state) {
+  if (state == nullptr) return;
+  ghost_model* model = state->model;
+  delete state;  // before the model, whose layout it refers to
+  release(model);
+}
+
+int ghost_feed(ghost_state* state, const uint8_t* bytes, size_t n, float* logits, ghost_error* error) {
+  return guarded(error, [&] { return feed(state, bytes, n, true, logits); });
+}
+
+int ghost_logits(ghost_state* state, const uint8_t* bytes, size_t n, float* logits, ghost_error* error) {
+  return guarded(error, [&] {
+    if (logits == nullptr) return missing("logits");
+    return feed(state, bytes, n, false, logits);
+  });
+}
+
+ghost_sampling ghost_greedy(void) { return {0.0f, 0, 1.0f, 0.0f, 0}; }
+
+int ghost_choose(ghost_model* model, const float* logits, const ghost_sampling* sampling, uint64_t step, uint8_t* byte,
+                 ghost_error* error) {
+  return guarded(error, [&] {
+    if (model == nullptr) return missing("model");
+    if (logits == nullptr) return missing("logits");
+    if (byte == nullptr) return missing("byte");
+    const ghost_sampling how = sampling == nullptr ? ghost_greedy() : *sampling;
+    if (Status status = check_sampling(how); !status.ok()) return status;
+    const ghost::FpControl control;
+    const int choice = model->kernels->choose_byte(logits, options_of(how), step);
+    if (choice < 0) return Status::error("The logits are not finite.");
+    *byte = static_cast<uint8_t>(choice);
+    return Status();
+  });
+}
+
+int ghost_generate(ghost_state* state, const uint8_t* prompt, size_t n, const ghost_sampling* sampling,
+                   size_t max_bytes, ghost_on_byte on_byte, void* context, int* reached_eos, ghost_error* error) {
+  struct Sink {
+    ghost_on_byte on_byte;
+    void* context;
+  };
+  return guarded(error, [&] {
+    if (state == nullptr) return missing("state");
+    if (prompt == nullptr) return missing("prompt");
+    if (on_byte == nullptr) return missing("on_byte");
+    if (n < 1 || n > INT32_MAX) return Status::error("The number of bytes must be in 1..2147483647.");
+    const ghost_sampling how = sampling == nullptr ? ghost_greedy() : *sampling;
+    if (Status status = check_sampling(how); !status.ok()) return status;
+    Sink sink{on_byte, context};
+    ghost::Generation options;
+    options.sampling = options_of(how);
+    options.max_bytes = max_bytes > INT32_MAX ? INT32_MAX : static_cast<int64_t>(max_bytes);
+    options.sink = [](void* to, uint8_t byte) {
+      const Sink& sink = *static_cast<Sink*>(to);
+      return sink.on_byte(sink.context, byte) == 0;
+    };
+    options.context = &sink;
+    bool eos = false;
+    const Status status =
+        state->model->model->generate(state->state.get(), prompt, static_cast<int64_t>(n), options, &eos);
+    if (reached_eos != nullptr) *reached_eos = eos ? 1 : 0;
+    return status;
+  });
+}
