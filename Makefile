@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard ext/core/* ext/bindings/* ext/training/*.pyx ext/training/*.h)
 
-.PHONY: demo test test-slow lint conformance mutants judge bench clean
+.PHONY: demo test test-slow lint conformance mutants judge ghost-run bench clean
 
 demo: $(INSTALLED)          ## train, pack, verify and ask on the shipped questions
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
@@ -31,6 +31,9 @@ mutants: $(INSTALLED)       ## seeded faults: does the conformance kit catch eve
 judge:                      ## the native core against the golden vectors, without Python
 	$(MAKE) -s -f conformance/judge_native/Makefile
 	build/judge/ghost-judge conformance/golden/v1
+
+ghost-run:                  ## one binary without Python, and libghost with its C header, in build/device
+	$(MAKE) -s -f ext/cli/Makefile
 
 bench: $(INSTALLED)         ## speed, as ratios against peers measured in the same run
 	$(BIN)/python -m pip install -q -e ".[bench]"
