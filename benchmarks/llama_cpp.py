@@ -4,7 +4,7 @@
 
 The source is the package llama-cpp-python 0.3.36, of which only the llama.cpp in it is unpacked. It is built with
 -march=native (GGML_NATIVE), once with OpenMP and once with llama.cpp's own threads: which is quicker depends on the
-model. Everything lies in $GHOST_BENCH_CACHE, by default ~/.cache/ghost-bench. It takes a quarter of an hour on two cores.
+model. Everything lies in $GHOST_BENCH_CACHE, by default ~/.cache/ghost-bench. It takes a quarter of an hour.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/mamba_gguf.py out.gguf [--d-model 512] [--layers 6]
 
-Shapes and names as llama.cpp's converter writes them for state-spaces/mamba, vocabulary 256 and no tokenizer. The matrices
-hold trits times a scale, which every one of its quantisations can represent closely: speed and result stay comparable.
+Shapes and names as llama.cpp's converter writes them for state-spaces/mamba, vocabulary 256 and no tokenizer. The
+matrices hold trits times a scale, which each of its quantisations can represent closely.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python benchmarks/llama_cpp.py && python benchmarks/mamba_speed.py [--rounds N] [--quick]
 
-d_model 512, 6 layers, state 16, dt_rank 32, vocabulary 256, random weights: 10.3M parameters. Ghost's file has one matrix
-more, its byte tokenizer's convolution (512 x 2048). llama.cpp is timed by its own llama-bench (one repetition a turn after its
-warm-up), in every quantisation and with both kinds of threads; Ghost by its decode loop, which chooses every byte.
+d_model 512, 6 layers, state 16, dt_rank 32, vocabulary 256, random weights: 10.3M parameters. Ghost's file has one
+matrix more, its byte tokenizer's convolution (512 x 2048). llama.cpp is timed by its own llama-bench (one repetition
+a turn, after its warm-up), in every quantisation and with both kinds of threads; Ghost by its decode loop, which
+chooses every byte.
 """
 
 from __future__ import annotations
@@ -16,32 +17,18 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
+from endless_model import endless_model
 from mamba_gguf import write_mamba
 from protocol import Cell, Results, Turn, arguments, begin, finish, progress, seconds_per_call, take_turns
-from random_model import shape
 
-from ghost_ref import ops
-from ghost_ref.config import EOS, SamplingConfig
+from ghost_ref.config import SamplingConfig
 from ghost_ref.errors import GhostError
-from ghost_ref.initialise import initialise
-from ghost_ref.packed import save_packed
-from ghost_ref.quantise import quantise
 from ghost_ref.runtime import load
 
 PREFILL, DECODE = 512, 128
 QUANTISED = ("TQ2_0", "TQ1_0", "Q4_0", "Q8_0", "F16")
 LEVELS = ("avx512vnni", "avxvnni", "avx2")
 TURN = 0.2  # seconds of each of Ghost's two parts
-
-
-def ghost_file(folder: Path) -> Path:
-    """The packed model. The row of EOS in the tied head is zero, so that greedy decoding never ends early."""
-    path, config = folder / "mamba-d512.ghost", shape("mamba-d512")
-    if not path.exists():
-        weights = quantise(initialise(config, 0), config, ops)
-        weights["embedding.weight"][EOS] = 0
-        save_packed(path, weights, config)
-    return path
 
 
 def gguf_files(folder: Path) -> dict[str, Path]:
@@ -91,8 +78,7 @@ def measure(options: argparse.Namespace) -> Results:
 
     results = begin("mamba", options, "gguf")
     results.versions["llama.cpp"] = f"from {llama_cpp.PACKAGE} {llama_cpp.VERSION}"
-    options.results.mkdir(parents=True, exist_ok=True)
-    ghost, ggufs = ghost_file(options.results), gguf_files(options.results)
+    ghost, ggufs = endless_model(options.results, "mamba-d512"), gguf_files(options.results)
     results.absent.update({f"ghost {level}": "not on this CPU" for level in LEVELS if level not in _native.levels()})
     for threads in (1, 2):
         progress(f"Mamba-only d512x6, {threads} threads ...")

@@ -2,8 +2,8 @@
 
     python benchmarks/llama_cpp.py && python benchmarks/matmul_speed.py [--rounds N] [--quick]
 
-One thread. A sample of Ghost and of ggml holds the quantisation of the activations; "product" is Ghost's product of rows
-already quantised, what stands beside the peak. A peer runs with the best of its options, chosen per problem.
+One thread. A sample of Ghost and of ggml holds the quantisation of the activations; "product" is Ghost's product of
+rows already quantised, what stands beside the peak. A peer runs with the best of its options, chosen per problem.
 """
 
 from __future__ import annotations

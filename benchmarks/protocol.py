@@ -190,7 +190,8 @@ def commit() -> str:
     from ghost_ref import __version__
 
     try:
-        asked = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True)
+        asked = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True,
+                               text=True)
     except OSError:
         return __version__
     return f"{__version__} ({asked.stdout.strip()})" if asked.returncode == 0 else __version__

@@ -1,0 +1,26 @@
+"""Packed models with random weights that never end their text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from random_model import shape
+
+from ghost_ref import ops
+from ghost_ref.config import EOS
+from ghost_ref.initialise import initialise
+from ghost_ref.packed import save_packed
+from ghost_ref.quantise import quantise
+
+
+def endless_model(folder: Path, name: str) -> Path:
+    """The file of a shape of random_model.py, written at the first call.
+
+    EOS has a row of zeros in the tied head: its logit is 0, another byte's is larger, and greedy decoding goes on."""
+    path, config = folder / f"{name}-endless.ghost", shape(name)
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = quantise(initialise(config, 0), config, ops)
+        weights["embedding.weight"][EOS] = 0
+        save_packed(path, weights, config)
+    return path

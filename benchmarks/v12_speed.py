@@ -1,0 +1,156 @@
+"""`v12` with its routers: decode beside its floor, and the first byte of a fresh process.
+
+    make ghost-run && python benchmarks/v12_speed.py [--model FILE.ghost] [--rounds N] [--quick]
+
+The floor is what the work counted in the very same run would take at this CPU's peaks: integer multiply-accumulates
+over the VNNI peak plus 26 float operations per scan update over the peak of unfused 512-bit multiplications and
+additions.
+Without --model the weights are a training run's first values, which skip fewer bytes than trained ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from endless_model import endless_model
+from kernel_speed import Kernels
+from protocol import ROOT, Cell, Results, Turn, arguments, begin, finish, progress, take_turns
+
+from ghost_ref.bench import TEXT
+from ghost_ref.config import ModelConfig
+from ghost_ref.errors import GhostError
+from ghost_ref.parameters import CODEBOOK, TERNARY, parameter_specs
+from ghost_ref.runtime import load
+
+DECODE, PROMPT = 512, 64
+SCAN_OPERATIONS = 26  # float operations of one canonical state update
+PEAK_TURN = 0.02  # seconds
+STANDALONE = ROOT / "build" / "device" / "ghost-run"
+PYTHON = ("import sys; from ghost_ref.runtime import load; from ghost_ref.config import SamplingConfig; "
+          "model = load(sys.argv[1]); "
+          "print(next(model.generate_bytes(sys.argv[2].encode(), SamplingConfig(max_bytes=1)), None), flush=True)")
+
+
+def integer_products(config: ModelConfig, processed: list[float]) -> float:
+    """Multiply-accumulates per byte of the integer matrices, a layer's weighted by the share of bytes it processes.
+
+    Attention's keys and values are computed for every attention_stride-th byte; the memory layers rest without a bank.
+    """
+    total = 256.0 * config.d_model  # the head
+    for name, spec in parameter_specs(config).items():
+        if spec.storage not in (TERNARY, CODEBOOK) or ".memory." in name:
+            continue
+        share = processed[int(name.split(".")[1])] if name.startswith("layers.") else 1.0
+        if name.endswith(("attention.k_proj.weight", "attention.v_proj.weight")):
+            share /= config.attention_stride
+        total += spec.size * share
+    return total
+
+
+def scan_updates(config: ModelConfig, processed: list[float]) -> float:
+    """State updates per byte."""
+    return config.d_inner * config.d_state * sum(processed)
+
+
+def decode_turn(model: Any, counted: dict[str, Any]) -> Turn:
+    """Seconds per byte of reading a fixed text byte by byte, logits included; leaves {"processed": shares}."""
+    text = np.frombuffer((TEXT * (DECODE // len(TEXT) + 1))[:DECODE], np.uint8)
+    tokens, forward = [text[i : i + 1] for i in range(DECODE)], model.engine.model.forward
+
+    def turn() -> float:
+        state = model.new_state()
+        start = time.perf_counter()
+        for token in tokens:
+            forward(state, token, "last")
+        seconds = time.perf_counter() - start
+        processed, seen = state.processed()
+        counted["processed"] = [n / seen for n in processed]
+        return seconds / DECODE
+
+    return turn
+
+
+def first_byte_turn(command: list[str]) -> Turn:
+    """Seconds from starting the process to its first byte of output."""
+    def turn() -> float:
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            first = process.stdout.read(1)
+            seconds = time.perf_counter() - start
+            process.stdout.read()
+        if not first or process.returncode:
+            raise GhostError(f"{command[0]} gave no byte (status {process.returncode}).")
+        return seconds
+
+    return turn
+
+
+def measure_decode(results: Results, path: Path, options: argparse.Namespace) -> None:
+    kernels, counted = Kernels(), {}
+    levels = [level for level in kernels.levels() if level != "scalar"]
+    for threads in (1, 2):
+        turns = {f"ghost {level}": decode_turn(load(path, threads=threads, level=level), counted) for level in levels}
+        config = load(path).config
+
+        def floor(threads: int = threads, config: ModelConfig = config) -> float:
+            integers = integer_products(config, counted["processed"]) / kernels.limit("vnni512", PEAK_TURN)
+            floats = scan_updates(config, counted["processed"]) * SCAN_OPERATIONS
+            return (integers + floats / kernels.limit("muladd512", PEAK_TURN)) / threads
+
+        for turn in turns.values():
+            turn()  # warm, and counted
+        if kernels.limit("vnni512", PEAK_TURN) > 0:
+            turns["floor"] = floor
+        else:
+            results.absent["floor"] = "this CPU has no 512-bit VNNI"
+        samples = take_turns(turns, options.rounds)
+        note = (f"{integer_products(config, counted['processed']) / 1e6:.2f}M multiply-accumulates, "
+                f"{scan_updates(config, counted['processed']):,.0f} state updates a byte")
+        results.add(Cell({"what": "decode", "model": "v12", "threads": threads}, "byte", samples, {"floor": note}))
+
+
+def measure_first_byte(results: Results, path: Path, options: argparse.Namespace) -> None:
+    prompt = (TEXT.decode() * 2)[:PROMPT]
+    turns = {"python": first_byte_turn([sys.executable, "-c", PYTHON, str(path), prompt])}
+    if STANDALONE.exists():
+        turns["ghost-run"] = first_byte_turn([str(STANDALONE), str(path), prompt, "--max-bytes", "1"])
+    else:
+        results.absent["ghost-run"] = "not built; make ghost-run"
+    for turn in turns.values():
+        turn()  # the files are in the system's cache then
+    results.add(Cell({"what": "first byte", "model": "v12"}, "process", take_turns(turns, options.rounds)))
+
+
+def measure(options: argparse.Namespace) -> Results:
+    results = begin("v12", options)
+    path = options.model or endless_model(options.results, "v12")
+    results.versions["model"] = "random weights" if options.model is None else path.name
+    progress("v12, decode ...")
+    measure_decode(results, path, options)
+    progress("v12, first byte ...")
+    measure_first_byte(results, path, options)
+    return results
+
+
+def main() -> int:
+    parser = arguments(__doc__, rounds=15)
+    parser.add_argument("--model", type=Path, help="a packed v12 (default: random weights)")
+    options = parser.parse_args()
+    options.rounds = min(options.rounds, 3) if options.quick else options.rounds
+    try:
+        finish(measure(options), options)
+    except GhostError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
