@@ -19,8 +19,8 @@ from ghost_ref.errors import GhostError
 from ghost_ref.ops.norm import unit_forward
 from ghost_ref.runtime import Model, have_native, load
 
-LEVELS = ("scalar", "avx2", "avx512vnni")
-"""Every instruction-set level of the runtime, slowest first."""
+LEVELS = ("scalar", "avx2", "avx512vnni", "neon", "neondot")
+"""Every instruction-set level of the runtime, those of a processor slowest first."""
 
 TEXTS = (
     b"What is the capital of France?\xfbParis\xff",

@@ -31,6 +31,7 @@ class Faulty:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fault: Any = None, level: str = "avx2") -> None:
         self.fault, self.level, self.asked = fault, level, []
         monkeypatch.setattr(verify, "have_native", lambda: True)
+        monkeypatch.setattr(verify, "LEVELS", ("scalar", "avx2", "avx512vnni"))
         monkeypatch.setattr(verify, "load", self.load)
 
     def load(self, path: str, backend: str, threads: int = 1, level: str = "") -> Model:

@@ -10,6 +10,7 @@ import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from conformance.mutation.operator import ROOT, Operator
@@ -18,9 +19,7 @@ from ghost_ref.errors import GhostError
 
 CORE, BINDINGS = "ext/core", "ext/bindings"
 FLAGS = "-std=c++17 -O1 -g0 -fPIC -fno-fast-math -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wno-psabi -w"
-LEVEL_FLAGS = {"avx2": ["-mavx2"],
-               "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]}
-X86_UNITS = tuple(f"kernels_{level}" for level in LEVEL_FLAGS)
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # what some systems call them
 CLEAN = "kernels_avx512vnni"
 """Always compiled without the fault: two levels are enough to judge, and this one takes the longest."""
 
@@ -55,7 +54,7 @@ class Builder:
         return module
 
     def _object(self, unit: str, tree: Path) -> Path:
-        flags = [*FLAGS.split(), *LEVEL_FLAGS.get(Path(unit).stem.removeprefix("kernels_"), [])]
+        flags = [*FLAGS.split(), *level_flags().get(Path(unit).stem.removeprefix("kernels_"), [])]
         digest = hashlib.sha256(" ".join([self.compiler, *flags]).encode())
         for name in self._files_read(unit):
             digest.update(name.encode() + (tree / name).read_bytes())
@@ -81,12 +80,19 @@ class Builder:
         return done.stdout
 
 
+@cache
+def level_flags() -> dict[str, list[str]]:
+    """{level: the flags of its unit} for this machine."""
+    machine = sysconfig.get_platform().rpartition("-")[2]
+    rows = [line.split() for line in (ROOT / CORE / "levels.txt").read_text().splitlines() if not line.startswith("#")]
+    return {level: flags for level, where, *flags in rows if where in ("any", MACHINES.get(machine, machine))}
+
+
 def units_of_this_machine() -> list[str]:
     """Every .cpp of the core and its bindings, the kernels of other processors left out."""
-    x86 = sysconfig.get_platform().rpartition("-")[2] in ("x86_64", "amd64")
     found = [p for folder in (CORE, BINDINGS) for p in sorted((ROOT / folder).glob("*.cpp"))]
     return [str(p.relative_to(ROOT)) for p in found
-            if p.stem == "kernels_scalar" or "kernels_" not in p.stem or (x86 and p.stem in X86_UNITS)]
+            if "kernels_" not in p.stem or p.stem.removeprefix("kernels_") in level_flags()]
 
 
 def include_flags(tree: Path) -> list[str]:

@@ -5,6 +5,11 @@ namespace ghost {
 namespace {
 
 #define GHOST_INLINE static inline __attribute__((always_inline))
+#ifdef __clang__  // whose loops over registers stay loops over memory otherwise
+#define GHOST_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define GHOST_UNROLL
+#endif
 
 // Copies four activations to every lane.
 GHOST_INLINE int8x16_t four(const int8_t* q) {
@@ -31,14 +36,19 @@ struct LongProducts {
       Halves<kQuads, kTokens> sums = {};
       for (int k = start; k < stop; ++k) {
         uint8x16_t z[kQuads];
+        GHOST_UNROLL
         for (int r = 0; r < kQuads; ++r) z[r] = vld1q_u8(codes + int64_t{k} * kLineBytes + r * 16);
-        const int8_t* x = q + k * kBlock;
-        multiply_codes<0>(z, x, stride, &sums);
-        multiply_codes<1>(z, x, stride, &sums);
-        multiply_codes<2>(z, x, stride, &sums);
-        multiply_codes<3>(z, x, stride, &sums);
+        int32x4_t x[kTokens];
+        GHOST_UNROLL
+        for (int c = 0; c < kTokens; ++c) x[c] = vreinterpretq_s32_s8(vld1q_s8(q + c * stride + k * kBlock));
+        multiply_codes<0>(z, x, &sums);
+        multiply_codes<1>(z, x, &sums);
+        multiply_codes<2>(z, x, &sums);
+        multiply_codes<3>(z, x, &sums);
       }
+      GHOST_UNROLL
       for (int r = 0; r < kQuads; ++r) {
+        GHOST_UNROLL
         for (int c = 0; c < kTokens; ++c) {
           const int32x4_t exact = vpaddq_s32(vpaddlq_s16(sums.low[r][c]), vpaddlq_s16(sums.high[r][c]));
           total[r][c] = vaddq_s32(total[r][c], exact);
@@ -49,17 +59,20 @@ struct LongProducts {
 
   // Adds the products of columns 4 kGroup .. 4 kGroup + 3 of a k-block.
   template <int kGroup, int kQuads, int kTokens>
-  GHOST_INLINE void multiply_codes(const uint8x16_t (&z)[kQuads], const int8_t* x, int64_t stride,
+  GHOST_INLINE void multiply_codes(const uint8x16_t (&z)[kQuads], const int32x4_t (&x)[kTokens],
                                    Halves<kQuads, kTokens>* sums) {
     int8x16_t codes[kQuads];
+    GHOST_UNROLL
     for (int r = 0; r < kQuads; ++r) {
       uint8x16_t shifted = z[r];
       if constexpr (kGroup > 0) shifted = vshrq_n_u8(shifted, 2 * kGroup);
       if constexpr (kGroup < 3) shifted = vandq_u8(shifted, vdupq_n_u8(3));
       codes[r] = vreinterpretq_s8_u8(shifted);
     }
+    GHOST_UNROLL
     for (int c = 0; c < kTokens; ++c) {
-      const int8x16_t xs = four(x + c * stride + 4 * kGroup);
+      const int8x16_t xs = vreinterpretq_s8_s32(vdupq_laneq_s32(x[c], kGroup));
+      GHOST_UNROLL
       for (int r = 0; r < kQuads; ++r) {
         sums->low[r][c] = vmlal_s8(sums->low[r][c], vget_low_s8(codes[r]), vget_low_s8(xs));
         sums->high[r][c] = vmlal_high_s8(sums->high[r][c], codes[r], xs);
@@ -74,14 +87,18 @@ struct LongProducts {
     int32x4_t low[kQuads][kTokens] = {}, high[kQuads][kTokens] = {};
     for (int k = 0; k < k_quads; k += 2) {
       int8x16_t weights[kQuads][2];
+      GHOST_UNROLL
       for (int r = 0; r < kQuads; ++r) {
+        GHOST_UNROLL
         for (int j = 0; j < 2; ++j) {  // stored as w + 128, of which the sign bit is the wrong way round
           const uint8x16_t raw = vld1q_u8(bytes + int64_t{k + j} * kLineBytes + r * 16);
           weights[r][j] = vreinterpretq_s8_u8(veorq_u8(raw, vdupq_n_u8(0x80)));
         }
       }
+      GHOST_UNROLL
       for (int c = 0; c < kTokens; ++c) {
         const int8x16_t x0 = four(q + c * stride + k * 4), x1 = four(q + c * stride + k * 4 + 4);
+        GHOST_UNROLL
         for (int r = 0; r < kQuads; ++r) {
           const int8x16_t w0 = weights[r][0], w1 = weights[r][1];
           const int16x8_t upper = vmlal_high_s8(vmull_high_s8(w0, x0), w1, x1);
@@ -91,7 +108,9 @@ struct LongProducts {
         }
       }
     }
+    GHOST_UNROLL
     for (int r = 0; r < kQuads; ++r) {
+      GHOST_UNROLL
       for (int c = 0; c < kTokens; ++c) total[r][c] = vaddq_s32(total[r][c], vpaddq_s32(low[r][c], high[r][c]));
     }
   }
@@ -108,14 +127,10 @@ void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_strid
   }
 }
 
+// More tokens at a time would save nothing: the products need all the instructions.
 void linear_bytes(const ByteMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end) {
   for (int quad = begin * kQuadsOfBlock; quad < end * kQuadsOfBlock; quad += kQuadsOfBlock) {
-    int t = 0;
-    for (; t + 4 <= x->tokens; t += 4) {
-      byte_tile<LongProducts, 2, 4>(*w, *x, y, y_stride, quad, t);
-      byte_tile<LongProducts, 2, 4>(*w, *x, y, y_stride, quad + 2, t);
-    }
-    for (; t < x->tokens; ++t) byte_tile<LongProducts, 4, 1>(*w, *x, y, y_stride, quad, t);
+    for (int t = 0; t < x->tokens; ++t) byte_tile<LongProducts, 4, 1>(*w, *x, y, y_stride, quad, t);
   }
 }
 

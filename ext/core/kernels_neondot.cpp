@@ -6,6 +6,13 @@ namespace {
 
 #define GHOST_INLINE static inline __attribute__((always_inline))
 
+// A constant that the compiler keeps in a register instead of making it again in every iteration.
+GHOST_INLINE uint8x16_t resident(uint8_t byte) {
+  uint8x16_t constant = vdupq_n_u8(byte);
+  asm("" : "+w"(constant));
+  return constant;
+}
+
 // sums[r][c] += codes of columns 4 kLane .. 4 kLane + 3 of the k-block times those four bytes of xs[c].
 template <int kLane, int kQuads, int kTokens>
 GHOST_INLINE void multiply_codes(const uint8x16_t (&z)[kQuads], const int8x16_t (&xs)[kTokens],
@@ -20,12 +27,12 @@ GHOST_INLINE void multiply_codes(const uint8x16_t (&z)[kQuads], const int8x16_t 
   }
 }
 
-// The masked codes where they stand in their byte, times 1, 4 and 16: no shifts.
+// The same for one token and the codes where they stand in their byte, times 1, 4 and 16: a mask instead of a shift.
 template <int kLane, int kQuads>
-GHOST_INLINE void multiply_in_place(const uint8x16_t (&z)[kQuads], int8x16_t xs, int32x4_t (&sums)[kQuads]) {
+GHOST_INLINE void multiply_in_place(const uint8x16_t (&z)[kQuads], uint8x16_t mask, int8x16_t xs,
+                                    int32x4_t (&sums)[kQuads]) {
   for (int r = 0; r < kQuads; ++r) {
-    const uint8x16_t codes = kLane == 3 ? vshrq_n_u8(z[r], 6) : vandq_u8(z[r], vdupq_n_u8(3 << (2 * kLane % 8)));
-    sums[r] = vdotq_laneq_s32(sums[r], vreinterpretq_s8_u8(codes), xs, kLane);
+    sums[r] = vdotq_laneq_s32(sums[r], vreinterpretq_s8_u8(vandq_u8(z[r], mask)), xs, kLane);
   }
 }
 
@@ -54,15 +61,18 @@ struct DotProducts {
   // fall to it: below 2^31. The topmost codes would be times 64 negative as signed bytes; a shift alone isolates them.
   template <int kQuads>
   GHOST_INLINE void one_token(const uint8_t* codes, const int8_t* q, int k0, int k1, int32x4_t (&total)[kQuads][1]) {
+    const uint8x16_t mask0 = resident(0x03), mask1 = resident(0x0C), mask2 = resident(0x30);
     int32x4_t ones[kQuads] = {}, fours[kQuads] = {}, sixteens[kQuads] = {};
     for (int k = k0; k < k1; ++k) {
       uint8x16_t z[kQuads];
       for (int r = 0; r < kQuads; ++r) z[r] = vld1q_u8(codes + int64_t{k} * kLineBytes + r * 16);
       const int8x16_t xs = vld1q_s8(q + k * kBlock);
-      multiply_in_place<0>(z, xs, ones);
-      multiply_in_place<1>(z, xs, fours);
-      multiply_in_place<2>(z, xs, sixteens);
-      multiply_in_place<3>(z, xs, ones);
+      multiply_in_place<0>(z, mask0, xs, ones);
+      multiply_in_place<1>(z, mask1, xs, fours);
+      multiply_in_place<2>(z, mask2, xs, sixteens);
+      for (int r = 0; r < kQuads; ++r) {
+        ones[r] = vdotq_laneq_s32(ones[r], vreinterpretq_s8_u8(vshrq_n_u8(z[r], 6)), xs, 3);
+      }
     }
     for (int r = 0; r < kQuads; ++r) {
       const int32x4_t upper = vaddq_s32(vshrq_n_s32(fours[r], 2), vshrq_n_s32(sixteens[r], 4));
@@ -102,7 +112,10 @@ void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_strid
       trit_tile<DotProducts, 2, 8>(*w, *x, y, y_stride, quad, t);
       trit_tile<DotProducts, 2, 8>(*w, *x, y, y_stride, quad + 2, t);
     }
-    for (; t + 4 <= x->tokens; t += 4) trit_tile<DotProducts, 4, 4>(*w, *x, y, y_stride, quad, t);
+    for (; t + 4 <= x->tokens; t += 4) {
+      trit_tile<DotProducts, 2, 4>(*w, *x, y, y_stride, quad, t);
+      trit_tile<DotProducts, 2, 4>(*w, *x, y, y_stride, quad + 2, t);
+    }
     for (; t < x->tokens; ++t) trit_tile<DotProducts, 4, 1>(*w, *x, y, y_stride, quad, t);
   }
 }
@@ -110,7 +123,10 @@ void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_strid
 void linear_bytes(const ByteMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end) {
   for (int quad = begin * kQuadsOfBlock; quad < end * kQuadsOfBlock; quad += kQuadsOfBlock) {
     int t = 0;
-    for (; t + 4 <= x->tokens; t += 4) byte_tile<DotProducts, 4, 4>(*w, *x, y, y_stride, quad, t);
+    for (; t + 8 <= x->tokens; t += 8) {
+      byte_tile<DotProducts, 2, 8>(*w, *x, y, y_stride, quad, t);
+      byte_tile<DotProducts, 2, 8>(*w, *x, y, y_stride, quad + 2, t);
+    }
     for (; t < x->tokens; ++t) byte_tile<DotProducts, 4, 1>(*w, *x, y, y_stride, quad, t);
   }
 }

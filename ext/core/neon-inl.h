@@ -26,7 +26,7 @@ GHOST_INLINE const uint8_t* quad_weights(const uint8_t* weights, int lines, int 
 
 // kQuads quads from number `quad` on (of one block), kTokens tokens from t on.
 template <class Level, int kQuads, int kTokens>
-GHOST_INLINE void trit_tile(const TritMatrix& w, const Activations& x, float* y, int64_t y_stride, int quad, int t) {
+__attribute__((noinline)) void trit_tile(const TritMatrix& w, const Activations& x, float* y, int64_t y_stride, int quad, int t) {
   const uint8_t* codes = quad_weights(w.codes, w.k_blocks, quad);
   const float* magnitude = w.magnitude + int64_t{quad / kQuadsOfBlock} * w.groups * kBlock +
                            quad % kQuadsOfBlock * kRowsOfQuad;
@@ -60,7 +60,7 @@ GHOST_INLINE void trit_tile(const TritMatrix& w, const Activations& x, float* y,
 }
 
 template <class Level, int kQuads, int kTokens>
-GHOST_INLINE void byte_tile(const ByteMatrix& w, const Activations& x, float* y, int64_t y_stride, int quad, int t) {
+__attribute__((noinline)) void byte_tile(const ByteMatrix& w, const Activations& x, float* y, int64_t y_stride, int quad, int t) {
   int32x4_t total[kQuads][kTokens] = {};
   Level::template bytes<kQuads, kTokens>(quad_weights(w.bytes, w.k_quads, quad), x.q + int64_t{t} * x.stride, x.stride,
                                          w.k_quads, total);
