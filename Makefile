@@ -35,9 +35,10 @@ judge:                      ## the native core against the golden vectors, witho
 ghost-run:                  ## one binary without Python, and libghost with its C header, in build/device
 	$(MAKE) -s -f ext/cli/Makefile
 
-bench: $(INSTALLED)         ## speed, as ratios against peers measured in the same run
+bench: $(INSTALLED)         ## speed beside peers measured in the same run; QUICK=1: does it run at all?
 	$(BIN)/python -m pip install -q -e ".[bench]"
-	$(BIN)/python benchmarks/training_speed.py
+	$(MAKE) -s ghost-run
+	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
 
 $(INSTALLED): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -49,7 +49,7 @@ def turn_from(model: Model, state: object, tokens: list[np.ndarray]) -> Turn:
 
 def measure(options: argparse.Namespace) -> Results:
     results = begin("length", options)
-    path = endless_model(options.results, "v12")
+    path = endless_model("v12")
     reader, single = load(path, threads=available_cpus()), load(path)
     lengths = LENGTHS[:3] if options.quick else LENGTHS
     text = np.frombuffer((TEXT * (lengths[-1] // len(TEXT) + 1))[: lengths[-1]], np.uint8)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
-from endless_model import endless_model
+from endless_model import MODELS, endless_model
 from mamba_gguf import write_mamba
 from protocol import Cell, Results, Turn, arguments, begin, finish, progress, seconds_per_call, take_turns
 
@@ -33,6 +33,7 @@ TURN = 0.2  # seconds of each of Ghost's two parts
 
 def gguf_files(folder: Path) -> dict[str, Path]:
     """{quantisation: file}, made by llama-quantize."""
+    folder.mkdir(parents=True, exist_ok=True)
     source, files = folder / "mamba-d512-f32.gguf", {}
     if not source.exists():
         write_mamba(source)
@@ -78,7 +79,7 @@ def measure(options: argparse.Namespace) -> Results:
 
     results = begin("mamba", options, "gguf")
     results.versions["llama.cpp"] = f"from {llama_cpp.PACKAGE} {llama_cpp.VERSION}"
-    ghost, ggufs = endless_model(options.results, "mamba-d512"), gguf_files(options.results)
+    ghost, ggufs = endless_model("mamba-d512"), gguf_files(MODELS)
     results.absent.update({f"ghost {level}": "not on this CPU" for level in LEVELS if level not in _native.levels()})
     for threads in (1, 2):
         progress(f"Mamba-only d512x6, {threads} threads ...")

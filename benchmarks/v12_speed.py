@@ -130,7 +130,7 @@ def measure_first_byte(results: Results, path: Path, options: argparse.Namespace
 
 def measure(options: argparse.Namespace) -> Results:
     results = begin("v12", options)
-    path = options.model or endless_model(options.results, "v12")
+    path = options.model or endless_model("v12")
     results.versions["model"] = "random weights" if options.model is None else path.name
     progress("v12, decode ...")
     measure_decode(results, path, options)

@@ -1,0 +1,149 @@
+"""The promises about speed, and whether stored results keep them.
+
+A bar is judged by the median over the turns of the worst problem it covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from protocol import Cell, Results, ratios
+
+BEST_LEVEL = "avx512vnni"
+SMALL = ((512, 256), (1024, 256), (256, 1024))
+MEDIUM, LARGE = ((2048, 1024),), ((4096, 4096),)
+EVERY = (*SMALL, (1024, 384), *MEDIUM, *LARGE)
+Figure = dict[str, float]  # median, lowest, highest
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One promise: `figure` must be at least (or at most) `limit`."""
+
+    what: str
+    limit: float
+    unit: str  # "x", "% of peak", ...
+    figures: Callable[[Mapping[str, Results]], dict[str, Figure]]  # {problem: figure}, {} when not measured
+    at_most: bool = False
+
+    def worst(self, results: Mapping[str, Results]) -> tuple[str, Figure] | None:
+        """(problem, figure) of the one furthest from the promise, None when nothing was measured."""
+        found = self.figures(results)
+        if not found:
+            return None
+        choose = max if self.at_most else min
+        name = choose(found, key=lambda problem: found[problem]["median"])
+        return name, found[name]
+
+    def met(self, figure: Figure) -> bool:
+        return figure["median"] <= self.limit if self.at_most else figure["median"] >= self.limit
+
+
+def product_cells(results: Mapping[str, Results], shapes: Iterable[tuple[int, int]], gemm: bool) -> list[Cell]:
+    """The matrix products of these shapes with one token (GEMV) or several (GEMM)."""
+    if "matmul" not in results:
+        return []
+    wanted = set(shapes)
+    return [cell for cell in results["matmul"].find(what="product")
+            if (cell.problem["rows"], cell.problem["columns"]) in wanted and (cell.problem["tokens"] > 1) == gemm]
+
+
+def label(cell: Cell) -> str:
+    p = cell.problem
+    return f"{p['rows']}x{p['columns']}" + (f", n = {p['tokens']}" if p["tokens"] > 1 else "")
+
+
+def faster(peer: str, level: str, shapes: Iterable[tuple[int, int]], gemm: bool = False):
+    """Figures: how many times faster Ghost's product is than the peer's."""
+    def figures(results: Mapping[str, Results]) -> dict[str, Figure]:
+        return {label(cell): ratios(cell.samples[peer], cell.samples[f"ghost {level}"])
+                for cell in product_cells(results, shapes, gemm)
+                if peer in cell.samples and f"ghost {level}" in cell.samples}
+    return figures
+
+
+def of_peak(gemm: bool):
+    """Figures: percent of the VNNI peak that the product alone reaches."""
+    def figures(results: Mapping[str, Results]) -> dict[str, Figure]:
+        name = f"ghost {BEST_LEVEL}, product"
+        return {label(cell): {k: 100 * v for k, v in ratios(cell.samples["VNNI peak"], cell.samples[name]).items()}
+                for cell in product_cells(results, EVERY, gemm) if {"VNNI peak", name} <= set(cell.samples)}
+    return figures
+
+
+def rate(level: str):
+    """Figures: GMAC/s of the GEMM, quantisation included."""
+    def figures(results: Mapping[str, Results]) -> dict[str, Figure]:
+        found = {}
+        for cell in product_cells(results, EVERY, True):
+            if samples := cell.samples.get(f"ghost {level}"):
+                size = cell.problem["rows"] * cell.problem["columns"] * cell.problem["tokens"] / 1e9
+                found[label(cell)] = ratios([size] * len(samples), samples)
+        return found
+    return figures
+
+
+def scan_faster(results: Mapping[str, Results]) -> dict[str, Figure]:
+    cells = results["matmul"].find(what="scan") if "matmul" in results else []
+    return {f"{c.problem['tokens']} tokens": ratios(c.samples["ggml_ssm_scan"], c.samples[f"ghost {BEST_LEVEL}"])
+            for c in cells if f"ghost {BEST_LEVEL}" in c.samples}
+
+
+def best_peer(cell: Cell) -> str:
+    """The quickest contestant that is not Ghost, by its median."""
+    return min((name for name in cell.samples if not name.startswith("ghost")), key=cell.median)
+
+
+def mamba_faster(what: str, threads: int):
+    """Figures: how many times faster than llama.cpp's best quantisation and threading."""
+    def figures(results: Mapping[str, Results]) -> dict[str, Figure]:
+        cells = results["mamba"].find(what=what, threads=threads) if "mamba" in results else []
+        return {f"beside {best_peer(c)}": ratios(c.samples[best_peer(c)], c.samples[f"ghost {BEST_LEVEL}"])
+                for c in cells if f"ghost {BEST_LEVEL}" in c.samples}
+    return figures
+
+
+def v12_over_floor(results: Mapping[str, Results]) -> dict[str, Figure]:
+    cells = results["v12"].find(what="decode", threads=1) if "v12" in results else []
+    return {f"{c.problem['threads']} thread": ratios(c.samples[f"ghost {BEST_LEVEL}"], c.samples["floor"])
+            for c in cells if {f"ghost {BEST_LEVEL}", "floor"} <= set(c.samples)}
+
+
+def first_byte(program: str):
+    """Figures: milliseconds from the start of a process to its first byte."""
+    def figures(results: Mapping[str, Results]) -> dict[str, Figure]:
+        cells = results["v12"].find(what="first byte") if "v12" in results else []
+        return {f"{program}, {c.problem['model']}": ratios([1000 * s for s in c.samples[program]],
+                                                           [1.0] * len(c.samples[program]))
+                for c in cells if program in c.samples}
+    return figures
+
+
+def length_ratio(results: Mapping[str, Results]) -> dict[str, Figure]:
+    cells = results["length"].find(what="length") if "length" in results else []
+    return {f"{c.problem['threads']} thread": ratios(c.samples["1000000"], c.samples["1000"]) for c in cells
+            if {"1000000", "1000"} <= set(c.samples)}
+
+
+BARS = (
+    Bar("GEMV, AVX-512 VNNI, share of the VNNI peak, every shape", 75, "% of peak", of_peak(gemm=False)),
+    Bar("GEMV beside TQ2_0, up to 256x1024", 4, "x", faster("TQ2_0", BEST_LEVEL, SMALL)),
+    Bar("GEMV beside TQ2_0, 2048x1024", 3.3, "x", faster("TQ2_0", BEST_LEVEL, MEDIUM)),
+    Bar("GEMV beside TQ2_0, 4096x4096", 3, "x", faster("TQ2_0", BEST_LEVEL, LARGE)),
+    Bar("GEMV beside Q4_0, every shape", 2, "x", faster("Q4_0", BEST_LEVEL, EVERY)),
+    Bar("GEMM, share of the VNNI peak, every shape", 90, "% of peak", of_peak(gemm=True)),
+    Bar("GEMM beside TQ2_0, every shape", 3.5, "x", faster("TQ2_0", BEST_LEVEL, EVERY, gemm=True)),
+    Bar("AVX2 level: GEMV beside TQ2_0, up to 256x1024", 2.2, "x", faster("TQ2_0", "avx2", SMALL)),
+    Bar("AVX2 level: GEMV beside TQ2_0, above", 1.8, "x", faster("TQ2_0", "avx2", (*MEDIUM, *LARGE))),
+    Bar("AVX2 level: GEMM, every shape", 150, "GMAC/s", rate("avx2")),
+    Bar("scan, per state update, beside ggml_ssm_scan", 12, "x", scan_faster),
+    Bar("Mamba-only d512x6, decode, 1 thread, beside llama.cpp's best", 8, "x", mamba_faster("decode", 1)),
+    Bar("the same, 2 threads", 7, "x", mamba_faster("decode", 2)),
+    Bar("Mamba-only d512x6, prefill, 1 thread", 7, "x", mamba_faster("prefill", 1)),
+    Bar("the same, 2 threads", 6.5, "x", mamba_faster("prefill", 2)),
+    Bar("v12 decode, routers on, time over its floor", 1.6, "x the floor", v12_over_floor, at_most=True),
+    Bar("v12, first byte after 64 bytes, fresh process, standalone", 30, "ms", first_byte("ghost-run"), at_most=True),
+    Bar("the same through Python", 250, "ms", first_byte("python"), at_most=True),
+    Bar("v12, time per byte at 1M bytes beside 1k", 1.1, "x", length_ratio, at_most=True),
+)
