@@ -1,6 +1,8 @@
 // The C interface over ext/core/model.h. Every pointer and number of the caller is checked before the core sees it.
 #include "ghost.h"
 
+#include <sys/stat.h>
+
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -106,6 +108,10 @@ int ghost_load(const char* path, int threads, const char* level, ghost_model** m
     if (path == nullptr) return missing("path");
     if (model == nullptr) return missing("model");
     *model = nullptr;
+    struct stat file = {};
+    if (stat(path, &file) == 0 && S_ISDIR(file.st_mode)) {
+      return Status::error(std::string(path) + " is a directory; name a file in it.");
+    }
     std::unique_ptr<ghost_model> loaded(new (std::nothrow) ghost_model);
     if (loaded == nullptr) return no_memory();
     Status status = ghost::Model::load(path, threads, level == nullptr ? "" : level, &loaded->model);

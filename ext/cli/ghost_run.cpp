@@ -107,6 +107,11 @@ void open_standard_streams() {
 }  // namespace
 }  // namespace ghost_cli
 
+#ifdef __GLIBCXX__
+// What the C++ library calls when it cannot go on. Its own prints a name, for which a static program holds a demangler.
+void __gnu_cxx::__verbose_terminate_handler() { _exit(ghost_cli::complain("The C++ library gave up; report this.")); }
+#endif
+
 int main(int argc, char** argv) {
   std::set_new_handler([] { _exit(ghost_cli::complain("There is not enough memory.")); });
   ghost_cli::open_standard_streams();
