@@ -1,5 +1,6 @@
 // AArch64 NEON as every 64-bit ARM has it (Cortex-A53, A72): products of bytes are added up in 16 bits.
 #include "neon-inl.h"
+#include "neon_tables-inl.h"
 
 namespace ghost {
 namespace {
@@ -117,13 +118,22 @@ struct LongProducts {
 };
 
 void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end) {
-  for (int quad = begin * kQuadsOfBlock; quad < end * kQuadsOfBlock; quad += kQuadsOfBlock) {
-    int t = 0;
-    for (; t + 4 <= x->tokens; t += 4) {
-      trit_tile<LongProducts, 2, 4>(*w, *x, y, y_stride, quad, t);
-      trit_tile<LongProducts, 2, 4>(*w, *x, y, y_stride, quad + 2, t);
+  int t = 0;
+  if (end - begin >= kFewestBlocks) {
+    for (; x->tokens - t >= kFewestTokens; t += kTableTokens) {
+      const int tokens = x->tokens - t < kTableTokens ? x->tokens - t : kTableTokens;
+      for (int block = begin; block < end; block += kStripBlocks) {
+        by_tables(*w, *x, y, y_stride, block, block + kStripBlocks < end ? block + kStripBlocks : end, t, tokens);
+      }
     }
-    for (; t < x->tokens; ++t) trit_tile<LongProducts, 4, 1>(*w, *x, y, y_stride, quad, t);
+  }
+  for (int quad = begin * kQuadsOfBlock; quad < end * kQuadsOfBlock; quad += kQuadsOfBlock) {
+    int c = t;
+    for (; c + 4 <= x->tokens; c += 4) {
+      trit_tile<LongProducts, 2, 4>(*w, *x, y, y_stride, quad, c);
+      trit_tile<LongProducts, 2, 4>(*w, *x, y, y_stride, quad + 2, c);
+    }
+    for (; c < x->tokens; ++c) trit_tile<LongProducts, 4, 1>(*w, *x, y, y_stride, quad, c);
   }
 }
 
