@@ -17,7 +17,7 @@ from ghost_ref.crc32c import crc32c
 from ghost_ref.errors import GhostError
 
 EXT = Path(__file__).parents[1] / "ext"
-SOURCES = [EXT / "tests/test_files.cpp", EXT / "core/json.cpp", EXT / "core/safetensors.cpp"]
+SOURCES = [EXT / "tests/test_files.cpp", *(EXT / "core" / f"{name}.cpp" for name in ("json", "safetensors", "source"))]
 FLAGS = ["-std=c++17", "-O1", "-g1", "-Wall", "-Wextra", "-Werror", "-fno-exceptions", "-fno-rtti",
          "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 CRC_KEY = b'"crc32c":"'

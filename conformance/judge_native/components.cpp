@@ -186,7 +186,11 @@ Outputs int8_linear(const Kernels& kernels, const Case& vectors, const Array& x,
   scale.values.resize(kRows);
   const std::vector<uint8_t> scales = halves(vectors, scale);
   ghost::Embedding embedding;
-  require_memory(embedding.build(rows.data(), ghost::Halves{scales.data()}, x.shape[1]));
+  require_memory(embedding.allocate(x.shape[1]));
+  for (int r = 0; r < ghost::kVocabulary; ++r) {
+    const int8_t* row = rows.data() + static_cast<size_t>(r) * static_cast<size_t>(x.shape[1]);
+    embedding.set_row(r, row, ghost::Halves{scales.data()}[r]);
+  }
   const QuantisedRows quantised(kernels, x, kWholeRow);
   Rows y(x.shape[0], ghost::kVocabulary);
   kernels.linear_bytes(embedding.head(), &quantised.view, y.data(), y.stride(), 0, embedding.head()->blocks);
@@ -200,8 +204,11 @@ Outputs quantised_linear(const Kernels& kernels, const Case& vectors) {
   const Array scale = vectors.array("scale", {weight.shape[0]});
   if (vectors.integer("largest_weight", 1) != 1) return int8_linear(kernels, vectors, x, weight, scale);
   const std::vector<uint8_t> trits = packed_trits(vectors, weight), scales = halves(vectors, scale);
+  ghost::Source source(trits.data(), trits.size());
+  ghost::TritReader reader({&source, 0, source.size()}, int64_t{weight.shape[0]} * x.shape[1]);
+  ghost::Arena arena;
   ghost::Matrix w;
-  require_memory(w.build(trits.data(), ghost::Halves{scales.data()}, 0, weight.shape[0], x.shape[1]));
+  require_memory(w.build(&reader, ghost::Halves{scales.data()}, weight.shape[0], x.shape[1], &arena));
   return {{"y", apply(kernels, w, QuantisedRows(kernels, x, kWholeRow))}};
 }
 
@@ -225,9 +232,13 @@ Outputs codebook_linear(const Kernels& kernels, const Case& vectors) {
   if (index.dtype != "U8" || index.shape != std::vector<int64_t>{rows, groups}) {
     vectors.refuse("has an argument index of the wrong type or shape");
   }
+  ghost::Source source(trits.data(), trits.size());
+  ghost::Source indices(index.data, static_cast<uint64_t>(rows) * static_cast<uint64_t>(groups));
+  ghost::TritReader reader({&source, 0, source.size()}, int64_t{rows} * columns);
+  ghost::Arena arena;
   ghost::Matrix w;
-  require_memory(w.build(trits.data(), index.data, ghost::Halves{codebook.data()}, rows, columns,
-                         std::min(group, kWholeRow)));
+  require_memory(w.build(&reader, {&indices, 0, indices.size()}, ghost::Halves{codebook.data()}, rows, columns,
+                         std::min(group, kWholeRow), &arena));
   return {{"y", apply(kernels, w, QuantisedRows(kernels, x, group))}};
 }
 

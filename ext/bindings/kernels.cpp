@@ -45,6 +45,10 @@ py::array check_trits(const py::object& trits, int rows, int columns) {
   return packed;
 }
 
+Source in_memory(const py::array& bytes) {
+  return Source(data_of<uint8_t>(bytes), static_cast<uint64_t>(bytes.size()));
+}
+
 py::tuple quantise_rows(const py::object& x, const std::string& level) {
   const Kernels& kernels = kernels_at(level);
   const FpControl control;
@@ -66,9 +70,12 @@ py::array_t<float> ternary_linear(const py::object& x, const py::object& trits, 
   const FpControl control;
   const py::array input = check_rows(x, "x"), s = check_array(scale, "scale", "float16", {-1});
   const int rows = static_cast<int>(s.shape(0)), columns = static_cast<int>(input.shape(1));
+  Arena arena;
   Matrix w;
   const py::array packed = check_trits(trits, rows, columns);
-  require_memory(w.build(data_of<uint8_t>(packed), Halves{data_of<uint8_t>(s)}, 0, rows, columns));
+  Source source = in_memory(packed);
+  TritReader reader({&source, 0, source.size()}, int64_t{rows} * columns);
+  require_memory(w.build(&reader, Halves{data_of<uint8_t>(s)}, rows, columns, &arena));
   return apply(kernels, w, rows, QuantisedRows(kernels, input, kWholeRow));
 }
 
@@ -81,9 +88,13 @@ py::array_t<float> codebook_linear(const py::object& x, const py::object& trits,
   const int columns = static_cast<int>(input.shape(1));
   const py::array indices = check_array(index, "index", "uint8", {-1, (columns + group - 1) / group});
   const int rows = static_cast<int>(indices.shape(0));
+  Arena arena;
   Matrix w;
-  require_memory(w.build(data_of<uint8_t>(check_trits(trits, rows, columns)), data_of<uint8_t>(indices),
-                         Halves{data_of<uint8_t>(book)}, rows, columns, group));
+  const py::array packed = check_trits(trits, rows, columns);
+  Source source = in_memory(packed), index_source = in_memory(indices);
+  TritReader reader({&source, 0, source.size()}, int64_t{rows} * columns);
+  require_memory(w.build(&reader, {&index_source, 0, index_source.size()}, Halves{data_of<uint8_t>(book)}, rows,
+                         columns, group, &arena));
   return apply(kernels, w, rows, QuantisedRows(kernels, input, group));
 }
 
@@ -94,7 +105,10 @@ py::array_t<float> int8_linear(const py::object& x, const py::object& weight, co
   const py::array input = check_rows(x, "x"), s = check_array(scale, "scale", "float16", {kVocabulary});
   const py::array w = check_array(weight, "weight", "int8", {kVocabulary, input.shape(1)});
   Embedding embedding;
-  require_memory(embedding.build(data_of<int8_t>(w), Halves{data_of<uint8_t>(s)}, static_cast<int>(input.shape(1))));
+  require_memory(embedding.allocate(static_cast<int>(input.shape(1))));
+  for (int r = 0; r < kVocabulary; ++r) {
+    embedding.set_row(r, data_of<int8_t>(w) + r * input.shape(1), Halves{data_of<uint8_t>(s)}[r]);
+  }
   const QuantisedRows quantised(kernels, input, kWholeRow);
   py::array_t<float> y({input.shape(0), static_cast<py::ssize_t>(kVocabulary)});
   kernels.linear_bytes(embedding.head(), &quantised.view, y.mutable_data(), kVocabulary, 0, embedding.head()->blocks);

@@ -1,28 +1,19 @@
 #include "matrix.h"
 
+#include <cstring>
+
 namespace ghost {
 namespace {
 
-constexpr int kTritsPerByte = 5;
-constexpr int kTritBytes = 243;
 constexpr int kLineBytes = 64;  // codes of one block and k-block
 
-// The codes (trit + 1) of every packed byte.
-struct TritTable {
-  uint8_t code[kTritBytes][kTritsPerByte];
-};
-
-constexpr TritTable make_trit_table() {
-  TritTable table{};
-  for (int byte = 0; byte < kTritBytes; ++byte) {
-    for (int j = 0, rest = byte; j < kTritsPerByte; ++j, rest /= 3) {
-      table.code[byte][j] = static_cast<uint8_t>(rest % 3);
-    }
-  }
-  return table;
+// The 16 codes of a row and k-block in the kernels' four bytes: bits 2s of byte b hold code 4s + b.
+void interleave(const uint8_t* codes, uint8_t* to) {
+  uint32_t part[4];
+  std::memcpy(part, codes, sizeof part);
+  const uint32_t line = part[0] | part[1] << 2 | part[2] << 4 | part[3] << 6;  // no code above 2: no carries
+  std::memcpy(to, &line, sizeof line);
 }
-
-constexpr TritTable kTrits = make_trit_table();
 
 }  // namespace
 
@@ -38,72 +29,74 @@ float half_to_float(uint16_t half) {
   return value;
 }
 
-bool Matrix::unpack(const uint8_t* trits, int first, int rows, int columns, int groups) {
+size_t Matrix::code_bytes() const { return static_cast<size_t>(view_.blocks) * view_.k_blocks * kLineBytes; }
+
+bool Matrix::unpack(TritReader* trits, int rows, int columns, int groups, Arena* arena) {
   rows_ = rows;
   view_.blocks = blocks_of(rows);
   view_.k_blocks = blocks_of(columns);
   view_.groups = groups;
-  if (!codes_.allocate(static_cast<size_t>(view_.blocks) * view_.k_blocks * kLineBytes)) return false;
-  if (!magnitude_.allocate(static_cast<size_t>(view_.blocks) * groups * kBlock)) return false;
-  view_.codes = codes_.data();
-  view_.magnitude = magnitude_.data();
-  const int64_t start = int64_t{first} * columns;
-  const uint8_t* packed = trits + start / kTritsPerByte;
-  int digit = static_cast<int>(start % kTritsPerByte);
+  const size_t block_bytes = static_cast<size_t>(view_.k_blocks) * kLineBytes;
+  Buffer<uint8_t> codes;
+  codes_ = static_cast<uint8_t*>(arena->take(code_bytes()));
+  magnitude_ = static_cast<float*>(arena->take(magnitude_floats() * sizeof(float)));
+  if (codes_ == nullptr || magnitude_ == nullptr || !codes.allocate(padded(columns) + TritReader::kSlack)) return false;
+  view_.codes = codes_;
+  view_.magnitude = magnitude_;
   for (int r = 0; r < rows; ++r) {
-    uint8_t* row = codes_.data() + int64_t{r / kBlock} * view_.k_blocks * kLineBytes + r % kBlock * 4;
-    for (int k = 0; k < columns; ++k) {
-      const int shift = k % kBlock / 4 * 2;
-      row[k / kBlock * kLineBytes + k % 4] |= static_cast<uint8_t>(kTrits.code[*packed][digit] << shift);
-      if (++digit == kTritsPerByte) {
-        digit = 0;
-        ++packed;
-      }
-    }
+    trits->read(columns, codes.data());
+    uint8_t* row = codes_ + r / kBlock * block_bytes + r % kBlock * 4;
+    for (int k = 0; k < view_.k_blocks; ++k) interleave(codes.data() + k * kBlock, row + k * kLineBytes);
   }
+  // Rows that only fill the last block: codes of any kind, times a magnitude of zero.
+  for (int r = rows; r < padded(rows); ++r) {
+    uint8_t* row = codes_ + r / kBlock * block_bytes + r % kBlock * 4;
+    for (int k = 0; k < view_.k_blocks; ++k) std::memset(row + k * kLineBytes, 0, 4);
+  }
+  std::memset(magnitude_, 0, magnitude_floats() * sizeof(float));
   return true;
 }
 
-bool Matrix::build(const uint8_t* trits, Halves scale, int first, int rows, int columns) {
-  if (!unpack(trits, first, rows, columns, 1)) return false;
+bool Matrix::build(TritReader* trits, Halves scale, int rows, int columns, Arena* arena) {
+  if (!unpack(trits, rows, columns, 1, arena)) return false;
   view_.start = -0.0f;
   view_.group_blocks = view_.k_blocks;
-  for (int r = 0; r < rows; ++r) magnitude_[static_cast<size_t>(r)] = scale[first + r];
+  for (int r = 0; r < rows; ++r) magnitude_[r] = scale[r];
   return true;
 }
 
-bool Matrix::build(const uint8_t* trits, const uint8_t* index, Halves codebook, int rows, int columns,
-                   int group) {
+bool Matrix::build(TritReader* trits, const Range& index, Halves codebook, int rows, int columns, int group,
+                   Arena* arena) {
   const int groups = (columns + group - 1) / group;
-  if (!unpack(trits, 0, rows, columns, groups)) return false;
+  if (!unpack(trits, rows, columns, groups, arena)) return false;
   view_.start = 0.0f;
   view_.group_blocks = group / kBlock;
+  index.source->start(index.offset, index.size);
   for (int r = 0; r < rows; ++r) {
-    for (int g = 0; g < groups; ++g) {
-      const size_t at = (static_cast<size_t>(r / kBlock) * groups + g) * kBlock + r % kBlock;
-      magnitude_[at] = codebook[index[int64_t{r} * groups + g]];
+    const uint8_t* row = index.source->next(static_cast<size_t>(groups));
+    for (int g = 0; row != nullptr && g < groups; ++g) {
+      magnitude_[(static_cast<size_t>(r / kBlock) * groups + g) * kBlock + r % kBlock] = codebook[row[g]];
     }
   }
   return true;
 }
 
-bool Embedding::build(const int8_t* rows, Halves scale, int columns) {
+bool Embedding::allocate(int columns) {
   columns_ = columns;
   const int k_quads = padded(columns) / 4;
   if (!rows_.allocate(static_cast<size_t>(kVocabulary) * columns) || !scale_.allocate(kVocabulary) ||
       !bytes_.allocate(static_cast<size_t>(kVocabulary) * k_quads * 4)) {
     return false;
   }
-  std::memcpy(rows_.data(), rows, rows_.bytes());
-  for (int r = 0; r < kVocabulary; ++r) {
-    scale_[static_cast<size_t>(r)] = scale[r];
-    uint8_t* row = bytes_.data() + int64_t{r / kBlock} * k_quads * kLineBytes + r % kBlock * 4;
-    for (int k = 0; k < columns; ++k) {
-      row[k / 4 * kLineBytes + k % 4] = static_cast<uint8_t>(rows[int64_t{r} * columns + k] + 128);
-    }
-  }
   view_ = {bytes_.data(), scale_.data(), blocks_of(kVocabulary), k_quads};
   return true;
+}
+
+void Embedding::set_row(int byte, const int8_t* row, float scale) {
+  scale_[static_cast<size_t>(byte)] = scale;
+  std::memcpy(rows_.data() + static_cast<size_t>(byte) * columns_, row, static_cast<size_t>(columns_));
+  uint8_t* head = bytes_.data() + int64_t{byte / kBlock} * view_.k_quads * kLineBytes + byte % kBlock * 4;
+  for (int k = 0; k < columns_; ++k) head[k / 4 * kLineBytes + k % 4] = static_cast<uint8_t>(row[k] + 128);
 }
 
 void Embedding::row(int byte, float* out) const {

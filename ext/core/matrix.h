@@ -3,8 +3,10 @@
 
 #include <cstdint>
 
+#include "arena.h"
 #include "buffer.h"
 #include "kernels.h"
+#include "trits.h"
 
 namespace ghost {
 
@@ -21,26 +23,29 @@ struct Halves {
   float operator[](int64_t i) const { return half_to_float(bits(i)); }
 };
 
-// A ternary or codebook matrix of the kernels and its memory.
+// A ternary or codebook matrix of the kernels. Its memory is the arena's, which must outlive it.
 class Matrix {
  public:
   const TritMatrix* view() const { return &view_; }
   int rows() const { return rows_; }
   int blocks() const { return view_.blocks; }
-  size_t bytes() const { return codes_.bytes() + magnitude_.bytes(); }
+  size_t bytes() const { return code_bytes() + magnitude_floats() * sizeof(float); }
 
-  // Rows [first, first + rows) of a row-major trit matrix with `columns` columns, packed 5 to a byte, and one float16
-  // scale per row. False when there is no memory.
-  bool build(const uint8_t* trits, Halves scale, int first, int rows, int columns);
+  // The next `rows` rows of `columns` columns of row-major trits, and one float16 scale per row. Faults of the trits are
+  // the reader's to tell. False when there is no memory.
+  bool build(TritReader* trits, Halves scale, int rows, int columns, Arena* arena);
 
-  // All rows of a codebook matrix: index (rows, groups) into codebook (256) for every `group` columns.
-  bool build(const uint8_t* trits, const uint8_t* index, Halves codebook, int rows, int columns, int group);
+  // A codebook matrix: index (rows, groups), uint8, into codebook (256) for every `group` columns. The indices are read
+  // from their range after the trits. False when there is no memory.
+  bool build(TritReader* trits, const Range& index, Halves codebook, int rows, int columns, int group, Arena* arena);
 
  private:
-  bool unpack(const uint8_t* trits, int first, int rows, int columns, int groups);
+  size_t code_bytes() const;
+  size_t magnitude_floats() const { return static_cast<size_t>(view_.blocks) * view_.groups * kBlock; }
+  bool unpack(TritReader* trits, int rows, int columns, int groups, Arena* arena);
 
-  Buffer<uint8_t> codes_;
-  Buffer<float> magnitude_;
+  uint8_t* codes_ = nullptr;
+  float* magnitude_ = nullptr;
   TritMatrix view_{};
   int rows_ = 0;
 };
@@ -51,7 +56,10 @@ class Embedding {
   const ByteMatrix* head() const { return &view_; }
   size_t bytes() const { return rows_.bytes() + bytes_.bytes() + scale_.bytes(); }
 
-  bool build(const int8_t* rows, Halves scale, int columns);
+  // 256 rows of zeros. False when there is no memory.
+  bool allocate(int columns);
+  // Row `byte` is float(row[i]) * scale.
+  void set_row(int byte, const int8_t* row, float scale);
 
   // float(row) * scale of one byte, `columns` floats.
   void row(int byte, float* out) const;

@@ -36,22 +36,26 @@ Status damaged(const std::string& name, const std::string& why) {
 
 // The header's text and its JSON; `begin` is where the tensors' bytes start.
 struct Header {
-  std::string_view text;
+  std::string text;
   Json json;
-  size_t begin = 0;
+  uint64_t begin = 0;
 };
 
-Result<Header> read_header(const uint8_t* data, size_t size, const std::string& name) {
+Result<Header> read_header(Source* source, const std::string& name) {
+  const uint64_t size = source->size();
   if (size == 0) return Status::error(name + " is empty; copy or make the file again.");
   const Status foreign = Status::error(name + " is not a Ghost file, or it is cut off; pass a packed model made by "
                                               "`ghost pack`.");
-  if (size < 10 || static_cast<uint64_t>(size) > kMaxFile) return foreign;
-  const uint64_t length = load_little_endian32(data) | static_cast<uint64_t>(load_little_endian32(data + 4)) << 32;
-  if (length > size - 8 || length == 0 || data[8] != '{') return foreign;
+  if (size < 10 || size > kMaxFile) return foreign;
+  uint8_t first[9];
+  if (!source->read(0, sizeof first, first)) return source->status();
+  const uint64_t length = load_little_endian32(first) | static_cast<uint64_t>(load_little_endian32(first + 4)) << 32;
+  if (length > size - 8 || length == 0 || first[8] != '{') return foreign;
   if (length > kMaxHeader) return damaged(name, "its header is larger than " + std::to_string(kMaxHeader) + " bytes");
   Header header;
-  header.begin = 8 + static_cast<size_t>(length);
-  header.text = std::string_view(reinterpret_cast<const char*>(data + 8), static_cast<size_t>(length));
+  header.begin = 8 + length;
+  header.text.resize(static_cast<size_t>(length));
+  if (!source->read(8, header.text.size(), header.text.data())) return source->status();
   Result<Json> json = parse_json(header.text);
   if (!json.ok()) return damaged(name, "its header is not valid JSON (" + json.status.message() + ")");
   header.json = std::move(json.value);
@@ -99,13 +103,12 @@ Status check_format(const Container& file, std::string_view format, const std::s
 }
 
 // The 8 digits stand behind the one key, in lower case, and are the CRC of the file with them as '0'.
-Status check_crc(const uint8_t* data, size_t size, const Header& header, const std::string& stored,
-                 const std::string& name) {
-  const size_t key = header.text.find(kCrcKey);
+Status check_crc(Source* source, const Header& header, const std::string& stored, const std::string& name) {
+  const std::string_view text = header.text;
+  const size_t key = text.find(kCrcKey);
   const size_t digits = key + kCrcKey.size();
-  bool written = key != std::string_view::npos && header.text.find(kCrcKey, key + 1) == std::string_view::npos &&
-                 stored.size() == 8 && header.text.substr(digits, 8) == stored &&
-                 header.text.substr(digits + 8, 1) == "\"";
+  bool written = key != std::string_view::npos && text.find(kCrcKey, key + 1) == std::string_view::npos &&
+                 stored.size() == 8 && text.substr(digits, 8) == stored && text.substr(digits + 8, 1) == "\"";
   uint32_t expected = 0;
   for (const char c : stored) {
     const bool decimal = c >= '0' && c <= '9';
@@ -114,14 +117,25 @@ Status check_crc(const uint8_t* data, size_t size, const Header& header, const s
   }
   if (!written) return damaged(name, "its checksum is not written as 8 lower-case hex digits");
   static const uint8_t zeros[] = {'0', '0', '0', '0', '0', '0', '0', '0'};
-  const size_t at = 8 + digits;
-  uint32_t reg = crc32c_update(kCrc32cStart, data, at);
-  reg = crc32c_update(reg, zeros, 8);
-  reg = crc32c_update(reg, data + at + 8, size - at - 8);
+  uint8_t first[8];
+  if (!source->read(0, sizeof first, first)) return source->status();
+  uint32_t reg = crc32c_update(kCrc32cStart, first, sizeof first);
+  const auto* bytes = reinterpret_cast<const uint8_t*>(text.data());
+  reg = crc32c_update(reg, bytes, digits);
+  reg = crc32c_update(reg, zeros, sizeof zeros);
+  reg = crc32c_update(reg, bytes + digits + 8, text.size() - digits - 8);
+  source->start(header.begin, source->size() - header.begin);
+  for (uint64_t rest = source->size() - header.begin; rest > 0;) {
+    const size_t count = static_cast<size_t>(std::min<uint64_t>(rest, Source::kPiece));
+    const uint8_t* piece = source->next(count);
+    if (piece == nullptr) return source->status();
+    reg = crc32c_update(reg, piece, count);
+    rest -= count;
+  }
   return ~reg == expected ? Status() : damaged(name, "its checksum does not match its content");
 }
 
-struct Range {
+struct Extent {  // of a tensor, counted from the header's end
   uint64_t begin = 0;
   uint64_t end = 0;
 };
@@ -129,7 +143,7 @@ struct Range {
 bool is_count(const Json& value) { return value.is(Json::Kind::Integer) && value.integer >= 0; }
 
 // False unless the entry has a known type, a plausible shape and a range of exactly that size.
-bool read_tensor(const Json& entry, TensorView& tensor, Range& range) {
+bool read_tensor(const Json& entry, TensorInfo& tensor, Extent& range) {
   const Json* dtype = entry.find("dtype");
   const Json* shape = entry.find("shape");
   const Json* offsets = entry.find("data_offsets");
@@ -158,10 +172,10 @@ bool read_tensor(const Json& entry, TensorView& tensor, Range& range) {
   return range.begin <= range.end && range.end - range.begin == bytes;
 }
 
-Status read_tensors(const uint8_t* data, size_t size, const Header& header, const std::string& name, Container& out) {
+Status read_tensors(uint64_t size, const Header& header, const std::string& name, Container& out) {
   struct Entry {
-    Range range;
-    TensorView view;
+    Extent range;
+    TensorInfo info;
   };
   std::vector<Entry> entries;
   for (size_t i = 0; i < header.json.keys.size(); ++i) {
@@ -171,8 +185,8 @@ Status read_tensors(const uint8_t* data, size_t size, const Header& header, cons
       return damaged(name, "it has more than " + std::to_string(kMaxTensors) + " tensors");
     }
     entries.emplace_back();
-    entries.back().view.name = key;
-    if (!read_tensor(header.json.items[i], entries.back().view, entries.back().range)) {
+    entries.back().info.name = key;
+    if (!read_tensor(header.json.items[i], entries.back().info, entries.back().range)) {
       return damaged(name, "the type, shape or range of tensor '" + key + "' is wrong");
     }
   }
@@ -183,19 +197,19 @@ Status read_tensors(const uint8_t* data, size_t size, const Header& header, cons
   uint64_t position = 0;
   for (Entry& entry : entries) {
     if (entry.range.begin != position || entry.range.end > available) {
-      return damaged(name, "tensor '" + entry.view.name + "' overlaps another, leaves a hole or passes the end");
+      return damaged(name, "tensor '" + entry.info.name + "' overlaps another, leaves a hole or passes the end");
     }
     position = entry.range.end;
-    entry.view.data = data + header.begin + static_cast<size_t>(entry.range.begin);
-    entry.view.nbytes = static_cast<size_t>(entry.range.end - entry.range.begin);
-    out.tensors.push_back(std::move(entry.view));
+    entry.info.offset = header.begin + entry.range.begin;
+    entry.info.nbytes = entry.range.end - entry.range.begin;
+    out.tensors.push_back(std::move(entry.info));
   }
   if (position != available) {
     return damaged(name, "its tensors need " + std::to_string(position) + " bytes and it has " +
                              std::to_string(available));
   }
   std::sort(out.tensors.begin(), out.tensors.end(),
-            [](const TensorView& a, const TensorView& b) { return a.name < b.name; });
+            [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
   return Status();
 }
 
@@ -209,12 +223,21 @@ bool is_not_finite(const uint8_t* element, Dtype dtype) {
   }
 }
 
-Status check_finite(const Container& file, const std::string& name) {
-  for (const TensorView& tensor : file.tensors) {
-    for (size_t i = 0; i < tensor.nbytes; i += dtype_size(tensor.dtype)) {
-      if (is_not_finite(tensor.data + i, tensor.dtype)) {
-        return damaged(name, "tensor '" + tensor.name + "' holds NaN or infinity");
+Status check_finite(Source* source, const Container& file, const std::string& name) {
+  for (const TensorInfo& tensor : file.tensors) {
+    if (tensor.dtype != Dtype::F16 && tensor.dtype != Dtype::F32 && tensor.dtype != Dtype::F64) continue;
+    const size_t size = dtype_size(tensor.dtype);
+    source->start(tensor.offset, tensor.nbytes);
+    for (uint64_t rest = tensor.nbytes; rest > 0;) {
+      const size_t count = static_cast<size_t>(std::min<uint64_t>(rest, Source::kPiece));
+      const uint8_t* piece = source->next(count);
+      if (piece == nullptr) return source->status();
+      for (size_t i = 0; i < count; i += size) {
+        if (is_not_finite(piece + i, tensor.dtype)) {
+          return damaged(name, "tensor '" + tensor.name + "' holds NaN or infinity");
+        }
       }
+      rest -= count;
     }
   }
   return Status();
@@ -226,9 +249,9 @@ const char* dtype_name(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)]
 
 size_t dtype_size(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].size; }
 
-const TensorView* Container::find(std::string_view name) const {
+const TensorInfo* Container::find(std::string_view name) const {
   const auto at = std::lower_bound(tensors.begin(), tensors.end(), name,
-                                   [](const TensorView& a, std::string_view b) { return a.name < b; });
+                                   [](const TensorInfo& a, std::string_view b) { return a.name < b; });
   return at != tensors.end() && at->name == name ? &*at : nullptr;
 }
 
@@ -239,26 +262,26 @@ const std::string* Container::find_metadata(std::string_view key) const {
   return nullptr;
 }
 
-Result<Container> parse_safetensors(const uint8_t* data, size_t size, const std::string& name) {
-  const Result<Header> header = read_header(data, size, name);
+Result<Container> parse_safetensors(Source* source, const std::string& name) {
+  const Result<Header> header = read_header(source, name);
   if (!header.ok()) return header.status;
   Container file;
   Status status = read_metadata(header.value.json, name, file);
-  if (status.ok()) status = read_tensors(data, size, header.value, name, file);
+  if (status.ok()) status = read_tensors(source->size(), header.value, name, file);
   if (!status.ok()) return status;
   return file;
 }
 
-Result<Container> read_container(const uint8_t* data, size_t size, std::string_view format, const std::string& name) {
-  const Result<Header> header = read_header(data, size, name);
+Result<Container> read_container(Source* source, std::string_view format, const std::string& name) {
+  const Result<Header> header = read_header(source, name);
   if (!header.ok()) return header.status;
   Container file;
   // The version comes before all that a later version may do differently.
   Status status = read_metadata(header.value.json, name, file);
   if (status.ok()) status = check_format(file, format, name);
-  if (status.ok()) status = check_crc(data, size, header.value, *file.find_metadata("crc32c"), name);
-  if (status.ok()) status = read_tensors(data, size, header.value, name, file);
-  if (status.ok()) status = check_finite(file, name);
+  if (status.ok()) status = check_crc(source, header.value, *file.find_metadata("crc32c"), name);
+  if (status.ok()) status = read_tensors(source->size(), header.value, name, file);
+  if (status.ok()) status = check_finite(source, file, name);
   if (!status.ok()) return status;
   return file;
 }

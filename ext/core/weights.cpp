@@ -1,42 +1,22 @@
 #include "weights.h"
 
-#include <cerrno>
-#include <cstdio>
+#include <initializer_list>
 
 #include "safetensors.h"
+#include "source.h"
 
 namespace ghost {
 namespace {
 
 constexpr int kTritsPerByte = 5;
-constexpr int kLargestTritByte = 242;
 constexpr char kFormat[] = "ghost-packed";
-
-Status read_file(const std::string& path, Buffer<uint8_t>* data) {
-  const auto failure = [&](const std::string& what) {
-    return Status::error("Cannot read " + path + ": " + what + ".");
-  };
-  std::FILE* file = std::fopen(path.c_str(), "rb");
-  if (file == nullptr) return failure(std::strerror(errno));
-  const bool sought = std::fseek(file, 0, SEEK_END) == 0;
-  const long size = sought ? std::ftell(file) : -1;
-  Status status;
-  if (size < 0 || std::fseek(file, 0, SEEK_SET) != 0) {
-    status = failure("it is not a regular file");
-  } else if (!data->allocate(static_cast<size_t>(size))) {
-    status = failure("there is not enough memory");
-  } else if (std::fread(data->data(), 1, data->size(), file) != data->size()) {
-    status = failure(errno != 0 ? std::strerror(errno) : "it became shorter while it was read");
-  }
-  std::fclose(file);
-  return status;
-}
 
 // Takes tensors from a container and checks them. The first error stays; after it everything else does nothing, so the
 // loading code below reads as a list.
 class Loader {
  public:
-  Loader(const std::string& path, const Container& container) : path_(path), container_(container) {}
+  Loader(const std::string& path, const Container& container, Source* source, Arena* arena)
+      : path_(path), container_(container), source_(*source), arena_(*arena) {}
 
   const Status& status() const { return status_; }
   size_t taken() const { return taken_; }
@@ -45,68 +25,74 @@ class Loader {
   void no_memory() { fail("there is not enough memory to load it"); }
 
   void vector(const std::string& name, int n, Vector* out) {
-    const uint8_t* data = take(name, Dtype::F16, {n});
-    if (data == nullptr || !allocate(out, static_cast<size_t>(padded(n)))) return;
-    for (int i = 0; i < n; ++i) (*out)[static_cast<size_t>(i)] = Halves{data}[i];
+    Buffer<uint8_t> data;
+    if (!halves(name, n, &data) || !allocate(out, static_cast<size_t>(padded(n)))) return;
+    for (int i = 0; i < n; ++i) (*out)[static_cast<size_t>(i)] = Halves{data.data()}[i];
   }
 
   void scalar(const std::string& name, float* out) {
-    const uint8_t* data = take(name, Dtype::F16, {1});
-    if (data != nullptr) *out = Halves{data}[0];
+    Buffer<uint8_t> data;
+    if (halves(name, 1, &data)) *out = Halves{data.data()}[0];
   }
 
-  // The trits and scales of a ternary matrix, to be built whole or by rows.
-  struct Ternary {
-    const uint8_t* trits = nullptr;
-    Halves scale{nullptr};
-    int columns = 0;
+  // A ternary matrix whose rows become several matrices, in their order.
+  struct Part {
+    int rows;
+    Matrix* matrix;
   };
 
-  Ternary ternary(const std::string& name, int rows, int columns) {
-    const uint8_t* trits = take_trits(name, rows, columns);
-    const uint8_t* scale = take(name + ".scale", Dtype::F16, {rows});
-    return {trits, {scale}, columns};
+  void matrix(const std::string& name, std::initializer_list<Part> parts, int columns) {
+    int rows = 0;
+    for (const Part& part : parts) rows += part.rows;
+    const TensorInfo* trits = take_trits(name, rows, columns);
+    Buffer<uint8_t> scale;
+    if (!halves(name + ".scale", rows, &scale)) return;
+    TritReader reader(range(trits), int64_t{rows} * columns);
+    int first = 0;
+    for (const Part& part : parts) {
+      const bool built = part.matrix->build(&reader, Halves{scale.data() + 2 * first}, part.rows, columns, &arena_);
+      if (!built) return no_memory();
+      first += part.rows;
+      bytes_ += part.matrix->bytes();
+    }
+    check_trits(name, reader);
   }
 
-  void build(const Ternary& source, int first, int rows, Matrix* out) {
-    if (!status_.ok()) return;
-    if (!out->build(source.trits, source.scale, first, rows, source.columns)) return no_memory();
-    bytes_ += out->bytes();
-  }
+  void matrix(const std::string& name, int rows, int columns, Matrix* out) { matrix(name, {{rows, out}}, columns); }
 
-  void matrix(const std::string& name, int rows, int columns, Matrix* out) {
-    build(ternary(name, rows, columns), 0, rows, out);
-  }
-
-  void codebook_matrix(const std::string& name, const uint8_t* codebook, int rows, int columns, int group,
+  void codebook_matrix(const std::string& name, const Buffer<uint8_t>& codebook, int rows, int columns, int group,
                        Matrix* out) {
-    const uint8_t* trits = take_trits(name, rows, columns);
-    const uint8_t* index = take(name + ".index", Dtype::U8, {rows, (columns + group - 1) / group});
+    const TensorInfo* trits = take_trits(name, rows, columns);
+    const TensorInfo* index = take(name + ".index", Dtype::U8, {rows, (columns + group - 1) / group});
     if (!status_.ok()) return;
-    if (!out->build(trits, index, Halves{codebook}, rows, columns, group)) return no_memory();
+    TritReader reader(range(trits), int64_t{rows} * columns);
+    if (!out->build(&reader, range(index), Halves{codebook.data()}, rows, columns, group, &arena_)) return no_memory();
     bytes_ += out->bytes();
+    check_trits(name, reader);
   }
 
-  const uint8_t* codebook(const std::string& name) { return take(name, Dtype::F16, {kVocabulary}); }
+  // The bytes of n float16 numbers; false after an error.
+  bool halves(const std::string& name, int n, Buffer<uint8_t>* out) {
+    const TensorInfo* tensor = take(name, Dtype::F16, {n});
+    if (tensor == nullptr) return false;
+    if (!out->allocate(static_cast<size_t>(tensor->nbytes))) return no_memory(), false;
+    return source_.read(tensor->offset, out->size(), out->data()) || check_source();
+  }
 
-  // int8 rows as floats: out[i * row_stride ...] is left to `place(row, column)`.
+  // int8 rows as floats: element (row, column) goes to out[place(row, column)].
   template <typename Place>
   void int8_rows(const std::string& name, int rows, int columns, size_t size, Vector* out, Place place) {
-    const int8_t* data = take_int8(name, rows, columns);
-    const uint8_t* scale = take(name + "_scale", Dtype::F16, {rows});
-    if (!status_.ok() || !allocate(out, size)) return;
-    for (int r = 0; r < rows; ++r) {
-      const float s = Halves{scale}[r];
-      for (int c = 0; c < columns; ++c) (*out)[place(r, c)] = static_cast<float>(data[int64_t{r} * columns + c]) * s;
-    }
+    if (!allocate(out, size)) return;
+    each_int8_row(name, rows, columns, [&](int r, const int8_t* row, float scale) {
+      for (int c = 0; c < columns; ++c) (*out)[place(r, c)] = static_cast<float>(row[c]) * scale;
+    });
   }
 
   void embedding(const std::string& name, int columns, Embedding* out) {
-    const int8_t* rows = take_int8(name, kVocabulary, columns);
-    const uint8_t* scale = take(name + "_scale", Dtype::F16, {kVocabulary});
-    if (!status_.ok()) return;
-    if (!out->build(rows, Halves{scale}, columns)) return no_memory();
+    if (!out->allocate(columns)) return no_memory();
     bytes_ += out->bytes();
+    each_int8_row(name, kVocabulary, columns,
+                  [&](int r, const int8_t* row, float scale) { out->set_row(r, row, scale); });
   }
 
  private:
@@ -114,69 +100,75 @@ class Loader {
     if (status_.ok()) status_ = Status::error(path_ + ": " + what + ".");
   }
 
+  // False, and the source's error if it has one.
+  bool check_source() {
+    if (status_.ok()) status_ = source_.status();
+    return false;
+  }
+
+  Range range(const TensorInfo* tensor) { return {&source_, tensor->offset, tensor->nbytes}; }
+
   bool allocate(Vector* out, size_t size) {
-    if (!out->allocate(size)) no_memory();
     if (!status_.ok()) return false;
+    if (!out->allocate(size)) return no_memory(), false;
     bytes_ += out->bytes();
     return true;
   }
 
-  // The data of a tensor of exactly this type and shape, or nullptr.
-  const uint8_t* take(const std::string& name, Dtype dtype, const std::vector<int>& shape) {
+  // The tensor of exactly this type and shape, or nullptr.
+  const TensorInfo* take(const std::string& name, Dtype dtype, std::initializer_list<int64_t> shape) {
     if (!status_.ok()) return nullptr;
-    const TensorView* tensor = container_.find(name);
+    const TensorInfo* tensor = container_.find(name);
     if (tensor == nullptr) {
       fail("tensor " + name + " is missing; the file does not fit its own config");
       return nullptr;
     }
     bool fits = tensor->dtype == dtype && tensor->shape.size() == shape.size();
     std::string expected;
-    for (size_t i = 0; i < shape.size(); ++i) {
-      fits = fits && tensor->shape[i] == static_cast<uint64_t>(shape[i]);
-      expected += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+    size_t i = 0;
+    for (const int64_t size : shape) {
+      fits = fits && tensor->shape[i] == static_cast<uint64_t>(size);
+      expected += (i++ > 0 ? ", " : "") + std::to_string(size);
     }
     if (!fits) {
       fail("tensor " + name + " should be " + dtype_name(dtype) + " [" + expected + "]");
       return nullptr;
     }
     ++taken_;
-    return tensor->data;
+    return tensor;
   }
 
-  const uint8_t* take_trits(const std::string& name, int rows, int columns) {
-    const int64_t size = int64_t{rows} * columns;
-    const int64_t bytes = (size + kTritsPerByte - 1) / kTritsPerByte;
-    const uint8_t* data = take(name + ".trits", Dtype::U8, {static_cast<int>(bytes)});
-    if (data == nullptr) return nullptr;
-    for (int64_t i = 0; i < bytes; ++i) {
-      if (data[i] <= kLargestTritByte) continue;
-      fail("tensor " + name + ".trits holds a byte above 242; the file is damaged, pack the model again");
-      return nullptr;
-    }
-    int digits = static_cast<int>(size % kTritsPerByte), rest = data[bytes - 1];
-    for (int i = 0; i < digits; ++i) rest /= 3;
-    for (; digits > 0 && digits < kTritsPerByte; ++digits, rest /= 3) {
-      if (rest % 3 == 1) continue;
-      fail("tensor " + name + ".trits has padding trits that are not zero; the file is damaged, pack the model again");
-      return nullptr;
-    }
-    return data;
+  const TensorInfo* take_trits(const std::string& name, int rows, int columns) {
+    return take(name + ".trits", Dtype::U8, {(int64_t{rows} * columns + kTritsPerByte - 1) / kTritsPerByte});
   }
 
-  const int8_t* take_int8(const std::string& name, int rows, int columns) {
-    const uint8_t* data = take(name, Dtype::I8, {rows, columns});
-    if (data == nullptr) return nullptr;
-    const int8_t* values = reinterpret_cast<const int8_t*>(data);
-    for (int64_t i = 0; i < int64_t{rows} * columns; ++i) {
-      if (values[i] != -128) continue;
-      fail("tensor " + name + " holds -128; the file is damaged, pack the model again");
-      return nullptr;
+  void check_trits(const std::string& name, const TritReader& reader) {
+    check_source();
+    if (reader.fault() == nullptr) return;
+    fail("tensor " + name + ".trits " + reader.fault() + "; the file is damaged, pack the model again");
+  }
+
+  template <typename Row>
+  void each_int8_row(const std::string& name, int rows, int columns, Row use) {
+    const TensorInfo* tensor = take(name, Dtype::I8, {rows, columns});
+    Buffer<uint8_t> scale;
+    if (!halves(name + "_scale", rows, &scale)) return;
+    source_.start(tensor->offset, tensor->nbytes);
+    for (int r = 0; r < rows; ++r) {
+      const uint8_t* bytes = source_.next(static_cast<size_t>(columns));
+      if (bytes == nullptr) return (void)check_source();
+      const int8_t* row = reinterpret_cast<const int8_t*>(bytes);
+      for (int c = 0; c < columns; ++c) {
+        if (row[c] == -128) return fail("tensor " + name + " holds -128; the file is damaged, pack the model again");
+      }
+      use(r, row, Halves{scale.data()}[r]);
     }
-    return values;
   }
 
   const std::string& path_;
   const Container& container_;
+  Source& source_;
+  Arena& arena_;
   Status status_;
   size_t taken_ = 0;
   size_t bytes_ = 0;
@@ -185,16 +177,12 @@ class Loader {
 void load_mixer(Loader* loader, const std::string& name, const Config& config, const Kernels& kernels,
                 MixerWeights* w) {
   const int d = config.d_model, E = config.d_inner(), N = config.d_state, R = config.dt_rank, K = config.d_conv;
-  const Loader::Ternary in = loader->ternary(name + ".in_proj", 2 * E, d);
-  loader->build(in, 0, E, &w->in_x);
-  loader->build(in, E, E, &w->in_z);
+  loader->matrix(name + ".in_proj", {{E, &w->in_x}, {E, &w->in_z}}, d);
   const size_t stride = static_cast<size_t>(padded(E));
   loader->int8_rows(name + ".conv1d.weight", E, K, stride * K, &w->conv_weight,
                     [&](int channel, int tap) { return tap * stride + channel; });
   loader->vector(name + ".conv1d.bias", E, &w->conv_bias);
-  const Loader::Ternary x = loader->ternary(name + ".x_proj", R + 2 * N, E);
-  loader->build(x, 0, R, &w->x_r);
-  loader->build(x, R, 2 * N, &w->x_bc);
+  loader->matrix(name + ".x_proj", {{R, &w->x_r}, {2 * N, &w->x_bc}}, E);
   loader->matrix(name + ".dt_proj", E, R, &w->dt);
   loader->vector(name + ".dt_proj.bias", E, &w->dt_bias);
   const auto scan_index = [&](int channel, int n) {
@@ -246,7 +234,8 @@ void load_layer(Loader* loader, int i, const Config& config, const Kernels& kern
   if (w->has_memory) load_memory(loader, layer, d, kernels, w);
   if (F == 0) return;
   loader->vector(layer + ".norm_ffn.weight", d, &w->norm_ffn);
-  const uint8_t* codebook = loader->codebook(layer + ".ffn.codebook");
+  Buffer<uint8_t> codebook;
+  if (!loader->halves(layer + ".ffn.codebook", kVocabulary, &codebook)) return;
   loader->codebook_matrix(layer + ".ffn.gate_proj", codebook, F, d, G, &w->gate);
   loader->codebook_matrix(layer + ".ffn.up_proj", codebook, F, d, G, &w->up);
   loader->codebook_matrix(layer + ".ffn.down_proj", codebook, d, F, G, &w->down);
@@ -280,9 +269,9 @@ void load_all(Loader* loader, const Kernels& kernels, Weights* w) {
 }  // namespace
 
 Status load_weights(const std::string& path, const Kernels& kernels, Weights* weights) {
-  Buffer<uint8_t> data;
-  if (Status status = read_file(path, &data); !status.ok()) return status;
-  const Result<Container> container = read_container(data.data(), data.size(), kFormat, path);
+  Source source;
+  if (Status status = source.open(path); !status.ok()) return status;
+  const Result<Container> container = read_container(&source, kFormat, path);
   if (!container.ok()) return container.status;
   const std::string* config = container.value.find_metadata("config");
   if (config == nullptr) return Status::error(path + ": the metadata has no config; it is no packed Ghost model.");
@@ -290,7 +279,8 @@ Status load_weights(const std::string& path, const Kernels& kernels, Weights* we
   if (Status status = parse_config(*config, &weights->config); !status.ok()) {
     return Status::error(path + ": " + status.message() + "; it was not written by this version of Ghost.");
   }
-  Loader loader(path, container.value);
+  weights->arena.expect(source.size());
+  Loader loader(path, container.value, &source, &weights->arena);
   load_all(&loader, kernels, weights);
   if (!loader.status().ok()) return loader.status();
   if (loader.taken() != container.value.tensors.size()) {

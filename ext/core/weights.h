@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "arena.h"
 #include "buffer.h"
 #include "config.h"
 #include "kernels.h"
@@ -53,6 +54,7 @@ struct LayerWeights {
 struct Weights {
   Config config;
   std::string config_json;
+  Arena arena;  // of the matrices
   Embedding embedding;
   Matrix tokenizer;  // (d, K d)
   Vector tokenizer_bias;

@@ -63,13 +63,13 @@ std::string hex32(uint32_t value) {
   return text;
 }
 
-// What a file holds, on one line; touches every byte of every view.
-std::string describe(const Container& file) {
+// What a file holds, on one line; touches every byte of every tensor.
+std::string describe(const Container& file, const uint8_t* data) {
   std::string out;
   for (const auto& tensor : file.tensors) {
     out += " " + hex(tensor.name) + ":" + ghost::dtype_name(tensor.dtype) + ":";
     for (const uint64_t size : tensor.shape) out += std::to_string(size) + ",";
-    out += ":" + hex32(ghost::crc32c(tensor.data, tensor.nbytes));
+    out += ":" + hex32(ghost::crc32c(data + tensor.offset, static_cast<size_t>(tensor.nbytes)));
   }
   auto metadata = file.metadata;
   std::sort(metadata.begin(), metadata.end());
@@ -77,19 +77,21 @@ std::string describe(const Container& file) {
   return out;
 }
 
-std::string read_line(const Result<Container>& result) {
-  return result.ok() ? "accept" + describe(result.value) : "refuse " + result.status.message();
+std::string read_line(const Result<Container>& result, const uint8_t* data) {
+  return result.ok() ? "accept" + describe(result.value, data) : "refuse " + result.status.message();
 }
 
 std::string structure(const std::string& bytes) {
   return on_copy(bytes, [](const uint8_t* data, size_t size) {
-    return read_line(ghost::parse_safetensors(data, size, "FILE"));
+    ghost::Source source(data, size);
+    return read_line(ghost::parse_safetensors(&source, "FILE"), data);
   });
 }
 
 std::string whole(const std::string& bytes) {
   return on_copy(bytes, [](const uint8_t* data, size_t size) {
-    return read_line(ghost::read_container(data, size, "ghost-packed", "FILE"));
+    ghost::Source source(data, size);
+    return read_line(ghost::read_container(&source, "ghost-packed", "FILE"), data);
   });
 }
 
@@ -235,7 +237,8 @@ void test_damage(const std::string& file) {
 
 void test_lookup(const std::string& file) {
   on_copy(file, [](const uint8_t* data, size_t size) {
-    const Result<Container> result = ghost::read_container(data, size, "ghost-packed", "FILE");
+    ghost::Source source(data, size);
+    const Result<Container> result = ghost::read_container(&source, "ghost-packed", "FILE");
     for (const auto& tensor : result.value.tensors) {
       CHECK(result.value.find(tensor.name) == &tensor, tensor.name);
       CHECK(result.value.find(tensor.name + "?") == nullptr, tensor.name);
