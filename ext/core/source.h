@@ -1,8 +1,7 @@
 // The bytes of a container: in memory, or in a file of which only a piece is in memory at a time.
 //
-// A file is read, not mapped. A mapped file that somebody cuts short ends the process (SIGBUS), its pages count as memory
-// of this process until they are given back, and nothing is saved: the trits are expanded anyway. benchmarks/load_paths.cpp
-// compares the two.
+// A file is read, not mapped: a mapped file that somebody cuts short ends the process (SIGBUS), its pages count as memory
+// of this process until they are given back, and nothing is saved, since the trits are expanded anyway.
 #pragma once
 
 #include <cstdint>
