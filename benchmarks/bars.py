@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from protocol import Cell, Results, ratios
+from protocol import Cell, ratios
 
 BEST_LEVEL = "avx512vnni"
 SMALL = ((512, 256), (1024, 256), (256, 1024))
 MEDIUM, LARGE = ((2048, 1024),), ((4096, 4096),)
 EVERY = (*SMALL, (1024, 384), *MEDIUM, *LARGE)
 Figure = dict[str, float]  # median, lowest, highest
+Measured = Mapping[str, Any]  # {topic: Results, or what a script with a format of its own wrote}
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,10 @@ class Bar:
     what: str
     limit: float
     unit: str  # "x", "% of peak", ...
-    figures: Callable[[Mapping[str, Results]], dict[str, Figure]]  # {problem: figure}, {} when not measured
+    figures: Callable[[Measured], dict[str, Figure]]  # {problem: figure}, {} when not measured
     at_most: bool = False
 
-    def worst(self, results: Mapping[str, Results]) -> tuple[str, Figure] | None:
+    def worst(self, results: Measured) -> tuple[str, Figure] | None:
         """(problem, figure) of the one furthest from the promise, None when nothing was measured."""
         found = self.figures(results)
         if not found:
@@ -40,7 +42,7 @@ class Bar:
         return figure["median"] <= self.limit if self.at_most else figure["median"] >= self.limit
 
 
-def product_cells(results: Mapping[str, Results], shapes: Iterable[tuple[int, int]], gemm: bool) -> list[Cell]:
+def product_cells(results: Measured, shapes: Iterable[tuple[int, int]], gemm: bool) -> list[Cell]:
     """The matrix products of these shapes with one token (GEMV) or several (GEMM)."""
     if "matmul" not in results:
         return []
@@ -56,7 +58,7 @@ def label(cell: Cell) -> str:
 
 def faster(peer: str, level: str, shapes: Iterable[tuple[int, int]], gemm: bool = False):
     """Figures: how many times faster Ghost's product is than the peer's."""
-    def figures(results: Mapping[str, Results]) -> dict[str, Figure]:
+    def figures(results: Measured) -> dict[str, Figure]:
         return {label(cell): ratios(cell.samples[peer], cell.samples[f"ghost {level}"])
                 for cell in product_cells(results, shapes, gemm)
                 if peer in cell.samples and f"ghost {level}" in cell.samples}
@@ -65,7 +67,7 @@ def faster(peer: str, level: str, shapes: Iterable[tuple[int, int]], gemm: bool 
 
 def of_peak(gemm: bool):
     """Figures: percent of the VNNI peak that the product alone reaches."""
-    def figures(results: Mapping[str, Results]) -> dict[str, Figure]:
+    def figures(results: Measured) -> dict[str, Figure]:
         name = f"ghost {BEST_LEVEL}, product"
         return {label(cell): {k: 100 * v for k, v in ratios(cell.samples["VNNI peak"], cell.samples[name]).items()}
                 for cell in product_cells(results, EVERY, gemm) if {"VNNI peak", name} <= set(cell.samples)}
@@ -74,7 +76,7 @@ def of_peak(gemm: bool):
 
 def rate(level: str):
     """Figures: GMAC/s of the GEMM, quantisation included."""
-    def figures(results: Mapping[str, Results]) -> dict[str, Figure]:
+    def figures(results: Measured) -> dict[str, Figure]:
         found = {}
         for cell in product_cells(results, EVERY, True):
             if samples := cell.samples.get(f"ghost {level}"):
@@ -84,7 +86,7 @@ def rate(level: str):
     return figures
 
 
-def scan_faster(results: Mapping[str, Results]) -> dict[str, Figure]:
+def scan_faster(results: Measured) -> dict[str, Figure]:
     cells = results["matmul"].find(what="scan") if "matmul" in results else []
     return {f"{c.problem['tokens']} tokens": ratios(c.samples["ggml_ssm_scan"], c.samples[f"ghost {BEST_LEVEL}"])
             for c in cells if f"ghost {BEST_LEVEL}" in c.samples}
@@ -97,14 +99,14 @@ def best_peer(cell: Cell) -> str:
 
 def mamba_faster(what: str, threads: int):
     """Figures: how many times faster than llama.cpp's best quantisation and threading."""
-    def figures(results: Mapping[str, Results]) -> dict[str, Figure]:
+    def figures(results: Measured) -> dict[str, Figure]:
         cells = results["mamba"].find(what=what, threads=threads) if "mamba" in results else []
         return {f"beside {best_peer(c)}": ratios(c.samples[best_peer(c)], c.samples[f"ghost {BEST_LEVEL}"])
                 for c in cells if f"ghost {BEST_LEVEL}" in c.samples}
     return figures
 
 
-def v12_over_floor(results: Mapping[str, Results]) -> dict[str, Figure]:
+def v12_over_floor(results: Measured) -> dict[str, Figure]:
     cells = results["v12"].find(what="decode", threads=1) if "v12" in results else []
     return {f"{c.problem['threads']} thread": ratios(c.samples[f"ghost {BEST_LEVEL}"], c.samples["floor"])
             for c in cells if {f"ghost {BEST_LEVEL}", "floor"} <= set(c.samples)}
@@ -112,7 +114,7 @@ def v12_over_floor(results: Mapping[str, Results]) -> dict[str, Figure]:
 
 def first_byte(program: str):
     """Figures: milliseconds from the start of a process to its first byte."""
-    def figures(results: Mapping[str, Results]) -> dict[str, Figure]:
+    def figures(results: Measured) -> dict[str, Figure]:
         cells = results["v12"].find(what="first byte") if "v12" in results else []
         return {f"{program}, {c.problem['model']}": ratios([1000 * s for s in c.samples[program]],
                                                            [1.0] * len(c.samples[program]))
@@ -120,7 +122,18 @@ def first_byte(program: str):
     return figures
 
 
-def length_ratio(results: Mapping[str, Results]) -> dict[str, Figure]:
+def training_faster(peer: str):
+    """Figures: Ghost's trainer over a peer's, in bytes per second."""
+    def figures(results: Measured) -> dict[str, Figure]:
+        if "training" not in results:
+            return {}
+        middle, low, high = results["training"]["contestants"][peer]["ghost_is_faster_by"]
+        return {f"{results['training']['preset']}, {results['training']['scan']} scan":
+                {"median": middle, "lowest": low, "highest": high}}
+    return figures
+
+
+def length_ratio(results: Measured) -> dict[str, Figure]:
     cells = results["length"].find(what="length") if "length" in results else []
     return {f"{c.problem['threads']} thread": ratios(c.samples["1000000"], c.samples["1000"]) for c in cells
             if {"1000000", "1000"} <= set(c.samples)}
@@ -145,5 +158,7 @@ BARS = (
     Bar("v12 decode, routers on, time over its floor", 1.6, "x the floor", v12_over_floor, at_most=True),
     Bar("v12, first byte after 64 bytes, fresh process, standalone", 30, "ms", first_byte("ghost-run"), at_most=True),
     Bar("the same through Python", 250, "ms", first_byte("python"), at_most=True),
+    Bar("v12 training beside PyTorch float32, bytes/s", 2, "x", training_faster("torch float")),
+    Bar("the same beside PyTorch with Ghost's ternary weights", 2, "x", training_faster("torch ternary")),
     Bar("v12, time per byte at 1M bytes beside 1k", 1.1, "x", length_ratio, at_most=True),
 )

@@ -28,6 +28,8 @@ NAME = f"{PACKAGE.replace('-', '_')}-{VERSION}"
 OPTIONS = {"CMAKE_BUILD_TYPE": "Release", "BUILD_SHARED_LIBS": "OFF", "GGML_NATIVE": "ON", "LLAMA_BUILD_TESTS": "OFF",
            "LLAMA_BUILD_EXAMPLES": "OFF", "LLAMA_BUILD_SERVER": "OFF", "LLAMA_BUILD_APP": "OFF", "LLAMA_OPENSSL": "OFF"}
 THREADING = {"OpenMP": "ON", "own threads": "OFF"}  # {what it is called in reports: GGML_OPENMP}
+BUILT = ("ggml/src/libggml.a", "ggml/src/libggml-cpu.a", "ggml/src/libggml-base.a", "bin/llama-bench",
+         "bin/llama-quantize")
 SOURCE = Path(__file__).resolve().parent / "llama_cpp" / "ggml_speed.cpp"
 WRONG_RESULT = 0.25  # relative error that no quantisation of ternary weights comes near
 
@@ -49,7 +51,7 @@ class Programs:
 
 def programs(threading: str) -> Programs:
     """The finished programs. Raises GhostError where they are not built."""
-    found = Programs(threading, cache() / NAME / f"bin-{threading.replace(' ', '-').lower()}")
+    found = Programs(threading, _folder(threading))
     if not (found.folder / "ggml-speed").exists():
         raise GhostError("llama.cpp is not built; run python benchmarks/llama_cpp.py (a quarter of an hour).")
     return found
@@ -80,20 +82,26 @@ def build(jobs: int) -> None:
     if cmake is None:
         raise GhostError('cmake is not installed; python -m pip install -e ".[bench]" brings it.')
     for threading, openmp in THREADING.items():
-        target = cache() / NAME / f"bin-{threading.replace(' ', '-').lower()}"
-        if (target / "ggml-speed").exists() and (target / "ggml-speed").stat().st_mtime > SOURCE.stat().st_mtime:
-            continue
-        flags = [f"-D{name}={value}" for name, value in {**OPTIONS, "GGML_OPENMP": openmp}.items()]
-        _run([cmake, "-S", str(source), "-B", str(tree), *flags])
-        _run([cmake, "--build", str(tree), "-j", str(jobs), "--target", "llama-bench", "llama-quantize"])
-        target.mkdir(exist_ok=True)
-        for name in ("llama-bench", "llama-quantize"):
-            shutil.copy2(tree / "bin" / name, target / name)
-        _compile_worker(source, tree, target / "ggml-speed", openmp == "ON")
+        target = _folder(threading)
+        if not (target / Path(BUILT[-1]).name).exists():
+            flags = [f"-D{name}={value}" for name, value in {**OPTIONS, "GGML_OPENMP": openmp}.items()]
+            _run([cmake, "-S", str(source), "-B", str(tree), *flags])
+            _run([cmake, "--build", str(tree), "-j", str(jobs), "--target", "llama-bench", "llama-quantize"])
+            target.mkdir(exist_ok=True)
+            for path in BUILT:
+                shutil.copy2(tree / path, target / Path(path).name)
+        _compile_worker(source, target, openmp == "ON")
 
 
-def _compile_worker(source: Path, tree: Path, program: Path, openmp: bool) -> None:
-    libraries = [str(tree / "ggml" / "src" / f"lib{name}.a") for name in ("ggml", "ggml-cpu", "ggml-base")]
+def _folder(threading: str) -> Path:
+    return cache() / NAME / f"bin-{threading.replace(' ', '-').lower()}"
+
+
+def _compile_worker(source: Path, target: Path, openmp: bool) -> None:
+    program = target / "ggml-speed"
+    if program.exists() and program.stat().st_mtime > SOURCE.stat().st_mtime:
+        return
+    libraries = [str(target / Path(path).name) for path in BUILT if path.endswith(".a")]
     _run([os.environ.get("CXX", "g++"), "-std=c++17", "-O2", f"-I{source / 'ggml' / 'include'}", str(SOURCE),
           *libraries, *(["-fopenmp"] if openmp else []), "-pthread", "-ldl", "-o", str(program)])
 

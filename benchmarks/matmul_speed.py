@@ -34,6 +34,7 @@ class Peers:
 
     def __init__(self, results: Results) -> None:
         self.kernels, self.results = Kernels(), results
+        self.levels = [level for level in self.kernels.levels() if level != "scalar"]
         self.ggml = {name: llama_cpp.Ggml(name) for name in llama_cpp.THREADING}
 
     def products(self, rows: int, columns: int, tokens: int) -> tuple[dict[str, Turn], dict[str, str]]:
@@ -43,7 +44,7 @@ class Peers:
         x = random.uniform(-1, 1, (tokens, columns)).astype(np.float32)
         turns, notes = self._peaks(rows * columns * tokens), {}
         problem = self.kernels.problem("trits", rows, columns, tokens)
-        for level in self.kernels.levels():
+        for level in self.levels:
             turns[f"ghost {level}"] = partial(problem.seconds, level, TURN, quantise=True)
             turns[f"ghost {level}, product"] = partial(problem.seconds, level, TURN, quantise=False)
         for kind in QUANTISED:
@@ -56,7 +57,7 @@ class Peers:
         channels, states = SCAN
         problem = self.kernels.problem("scan", channels, states, tokens)
         turns: dict[str, Turn] = {f"ghost {level}": partial(problem.seconds, level, TURN)
-                                  for level in self.kernels.levels()}
+                                  for level in self.levels}
         ggml = self.ggml["OpenMP"]
         number = ggml.scan(channels, states, tokens, 1)
         return {**turns, "ggml_ssm_scan": lambda: ggml.time(number, TURN)}

@@ -1,7 +1,8 @@
-"""Sections of the page for results that have a format of their own: training_speed.py's."""
+"""Sections of the page for results that have a format of their own."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -25,4 +26,24 @@ def training_section(report: dict[str, Any], figure: Figure, table: Table) -> st
             + table(["", "bytes/s", "ghost is x faster", "of sgemm", "peak MB"], rows))
 
 
-OTHERS = {"training.json": training_section}
+LIMITS = {
+    "vnni512": "vpdpbusd, 512 bits, GMAC/s", "vnni256": "vpdpbusd, 256 bits, GMAC/s",
+    "maddubs256": "vpmaddubsw + vpaddw, 256 bits (AVX2), GMAC/s",
+    "lookup256": "vpaddw from memory, 256 bits, 4 trits to an entry, GMAC/s",
+    "fma512": "float32 fused multiply-add, 512 bits, GFLOP/s",
+    "muladd512": "float32 multiplications and additions, 512 bits, GFLOP/s", "read L1": "reading 16 KiB (L1), GB/s",
+    "read L2": "reading 512 KiB (L2), GB/s", "read L3": "reading 4 MiB (L3), GB/s",
+    "read DRAM": "reading 256 MiB (DRAM), GB/s",
+}
+
+
+def limits_section(report: dict[str, Any], figure: Figure, table: Table) -> str:
+    """kernel_speed.py --json."""
+    rows = [[LIMITS.get(name, name), figure({"median": statistics.median(rates), "lowest": min(rates),
+                                             "highest": max(rates)})]
+            for name, rates in report["limits"].items()]
+    return (f"## What one core can do\n\n{report['cpu']}, {report['rounds']} rounds; the loops are in "
+            "`benchmarks/kernel_speed/limits.cpp`.\n\n" + table(["", "measured"], rows))
+
+
+OTHERS = {"limits": limits_section, "training": training_section}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bars import BARS
+from bars import BARS, Measured
 from other_results import OTHERS
 from protocol import RESULTS, Cell, Results, ratios, spread
 
@@ -71,7 +71,7 @@ def machine_section(results: Mapping[str, Results]) -> str:
     return text + table(["part", "rounds", "versions"], rows)
 
 
-def bars_section(results: Mapping[str, Results]) -> str:
+def bars_section(results: Measured) -> str:
     """What was promised, what was measured."""
     rows = []
     for bar in BARS:
@@ -180,17 +180,18 @@ SECTIONS = {"matmul": matmul_section, "mamba": mamba_section, "v12": v12_section
             "batch": batch_section}
 
 
-def other_sections(folder: Path) -> list[str]:
-    """The parts whose scripts have a format of their own."""
-    found = []
+def load_others(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """({part: what its script wrote}, {part: its section}) of the scripts with a format of their own."""
+    reports, sections = {}, {}
     for name, section in OTHERS.items():
-        path = folder / name
+        path = folder / f"{name}.json"
         if path.exists():
             try:
-                found.append(section(json.loads(path.read_text()), figure, table))
+                reports[name] = json.loads(path.read_text())
+                sections[name] = section(reports[name], figure, table)
             except (ValueError, KeyError, TypeError) as error:
                 raise GhostError(f"{path} is not what its script writes ({error!r}); measure again.") from None
-    return found
+    return reports, sections
 
 
 def render(folder: Path, page: Path) -> None:
@@ -198,14 +199,15 @@ def render(folder: Path, page: Path) -> None:
     from plots import draw_all
 
     results = load_results(folder)
-    others = other_sections(folder)
+    reports, others = load_others(folder)
     if not results and not others:
         raise GhostError(f"{folder} holds no results; run the benchmarks first.")
     drawn = draw_all(results, page.parent / "plots")
-    parts = [INTRODUCTION, machine_section(results), bars_section(results)]
+    parts = [INTRODUCTION, machine_section(results), bars_section({**results, **reports})]
+    parts += [others.pop("limits")] if "limits" in others else []
     for topic, result in results.items():
         parts.append(SECTIONS[topic](result) + _pictures(topic, drawn))
-    page.write_text("\n".join([*parts, *others]))
+    page.write_text("\n".join([*parts, *others.values()]))
     print(f"wrote {page} and {len(drawn)} plots", file=sys.stderr)
 
 

@@ -24,6 +24,7 @@ def parts(quick: bool, results: Path) -> dict[str, list[str]]:
     training = ["--json", str(results / "training.json"), *(["--repeats", "2", "--scan", "eager"] if quick else [])]
     return {
         "llama.cpp": ["llama_cpp.py"],
+        "limits": ["kernel_speed.py", "--json", str(results / "limits.json"), *(["--rounds", "1"] if quick else [])],
         "matmul": ["matmul_speed.py", *common],
         "mamba": ["mamba_speed.py", *common],
         "v12": ["v12_speed.py", *common],

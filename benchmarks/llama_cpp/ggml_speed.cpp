@@ -209,6 +209,7 @@ class Problem {
 }  // namespace
 
 int main() {
+  ggml_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
   std::vector<std::unique_ptr<Problem>> problems;
   std::string line, command, type;
   while (std::getline(std::cin, line)) {
