@@ -1,0 +1,392 @@
+"""ghost.h: the C interface, called from C and through ctypes, against the NumPy reference."""
+
+from __future__ import annotations
+
+import ctypes as c
+import os
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from device_build import ROOT, build
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from models import SMALL, random_weights
+
+from ghost_ref import __version__
+from ghost_ref.config import SEP, SamplingConfig
+from ghost_ref.packed import save_packed
+from ghost_ref.runtime import load
+
+HEADER = ROOT / "ext/capi/ghost.h"
+STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
+OnByte = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_uint8)
+OK, ERROR = 0, 1
+
+
+class Error(c.Structure):
+    _fields_ = (("text", c.c_char * 512),)
+
+
+class Info(c.Structure):
+    _fields_ = (("config_json", c.c_char_p), ("level", c.c_char_p), ("threads", c.c_int), ("d_model", c.c_int),
+                ("n_layers", c.c_int), ("model_bytes", c.c_size_t), ("state_bytes", c.c_size_t))
+
+
+class Sampling(c.Structure):
+    _fields_ = (("temp", c.c_float), ("top_k", c.c_int), ("top_p", c.c_float), ("min_p", c.c_float),
+                ("seed", c.c_uint64))
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def library(folder) -> c.CDLL:
+    library = c.CDLL(str(folder / "libghost.so.0"))
+    library.ghost_version.restype = library.ghost_level.restype = c.c_char_p
+    library.ghost_get_info.restype, library.ghost_greedy.restype = Info, Sampling
+    for name in ("ghost_get_info", "ghost_free", "ghost_free_state"):
+        getattr(library, name).argtypes = [c.c_void_p]
+    return library
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("device") / "small.ghost"
+    save_packed(file, random_weights(SMALL, 1), SMALL)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def reference(path):
+    return load(path, backend="reference")
+
+
+class Api:
+    """The library with handles that are freed, and errors that are raised."""
+
+    def __init__(self, library: c.CDLL, path: str, threads: int = 1, level: str = "") -> None:
+        self.library, self.model = library, c.c_void_p()
+        self.call("ghost_load", path.encode(), threads, level.encode(), c.byref(self.model))
+
+    def call(self, name: str, *arguments) -> None:
+        error = Error()
+        if getattr(self.library, name)(*arguments, c.byref(error)) != OK:
+            raise ValueError(error.text.decode())
+
+    def state(self) -> c.c_void_p:
+        state = c.c_void_p()
+        self.call("ghost_new_state", self.model, c.byref(state))
+        return state
+
+    def fork(self, state: c.c_void_p) -> c.c_void_p:
+        copy = c.c_void_p()
+        self.call("ghost_fork", state, c.byref(copy))
+        return copy
+
+    def logits(self, state: c.c_void_p, data: bytes) -> np.ndarray:
+        out = np.full((len(data), 256), np.nan, np.float32)
+        self.call("ghost_logits", state, data, c.c_size_t(len(data)), out.ctypes.data_as(c.c_void_p))
+        return out
+
+    def feed(self, state: c.c_void_p, data: bytes) -> np.ndarray:
+        out = np.full(256, np.nan, np.float32)
+        self.call("ghost_feed", state, data, c.c_size_t(len(data)), out.ctypes.data_as(c.c_void_p))
+        return out
+
+    def generate(self, state: c.c_void_p, data: bytes, sampling: Sampling | None, most: int, stop: int = -1) -> bytes:
+        got = bytearray()
+
+        def take(_, byte: int) -> int:
+            got.append(byte)
+            return int(len(got) == stop)
+
+        self.call("ghost_generate", state, data, c.c_size_t(len(data)), sampling and c.byref(sampling),
+                  c.c_size_t(most), OnByte(take), None, None)
+        return bytes(got)
+
+
+@pytest.fixture(scope="module")
+def api(library, path):
+    api = Api(library, path, threads=2)
+    yield api
+    library.ghost_free(api.model)
+
+
+# --- C -----------------------------------------------------------------------------------------------------------
+
+
+def compiled(folder: Path, tmp_path: Path, source: Path, *flags: str) -> Path:
+    if not shutil.which("gcc"):
+        pytest.skip("NOT RUN: no gcc")
+    binary = tmp_path / source.stem
+    subprocess.run(["gcc", "-std=c11", *STRICT, f"-I{HEADER.parent}", str(source), *flags, "-o", str(binary)],
+                   check=True)
+    return binary
+
+
+@pytest.mark.parametrize("link", ["static", "shared"])
+def test_the_example(folder, path, reference, tmp_path, link):
+    flags = [str(folder / "libghost.a"), "-lstdc++", "-lm", "-pthread"] if link == "static" else \
+        [f"-L{folder}", "-lghost", f"-Wl,-rpath,{folder}"]
+    source = ROOT / "examples/embed_c/embed.c"
+    assert len(source.read_text().splitlines()) <= 45
+    example = compiled(folder, tmp_path, source, *flags)
+    done = subprocess.run([example, path, "list pods"], capture_output=True)
+    assert done.returncode == 0 and done.stderr == b""
+    expected = b"".join(
+        bytes(reference.generate_bytes(b"list pods" + bytes([SEP]), SamplingConfig(temp=temp, max_bytes=64))) + b"\n"
+        for temp in (0.0, 0.5, 1.0))
+    head, _, answers = done.stdout.partition(b"\n")
+    assert re.fullmatch(rb".*small\.ghost: level \w+, \d+ bytes", head) and answers == expected
+    done = subprocess.run([example, path + "x", "q"], capture_output=True)
+    assert done.returncode == 2 and b"No such file" in done.stderr and done.stdout == b""
+    assert subprocess.run([example], capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize(("compiler", "standard"), [("gcc", "c99"), ("gcc", "c11"), ("clang", "c99"),
+                                                    ("g++", "c++11"), ("clang++", "c++20")])
+def test_the_header_stands_alone(compiler, standard):
+    if not shutil.which(compiler):
+        pytest.skip(f"NOT RUN: no {compiler}")
+    language = "c++" if "++" in compiler else "c"
+    subprocess.run([compiler, f"-std={standard}", *STRICT, "-fsyntax-only", "-x", language, "-"], check=True,
+                   input=f'#include "{HEADER}"\n#include "{HEADER}"\nint main(void) {{ return GHOST_OK; }}\n'.encode())
+
+
+def test_only_the_interface_is_visible(folder):
+    if not shutil.which("nm"):
+        pytest.skip("NOT RUN: no nm")
+    listed = subprocess.run(["nm", "-D", "--defined-only", folder / "libghost.so.0"], check=True, capture_output=True)
+    names = {line.split()[2] for line in listed.stdout.decode().splitlines()}
+    assert names == set(re.findall(r"(?m)^GHOST_API .*?(\w+)\(", HEADER.read_text())) and len(names) == 13
+
+
+MALLOC = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include "ghost.h"
+void* __libc_malloc(size_t size);
+void* __libc_memalign(size_t alignment, size_t size);
+static long left = -1; /* allocations until one fails; -1: none does */
+static int fails(void) { return left >= 0 && left-- == 0; }
+void* malloc(size_t size) { return fails() ? NULL : __libc_malloc(size); }
+void* aligned_alloc(size_t alignment, size_t size) { return fails() ? NULL : __libc_memalign(alignment, size); }
+static int ignore(void* context, uint8_t byte) { (void)context; (void)byte; return 0; }
+
+int main(int argc, char** argv) {
+  long failures = 0;
+  if (argc != 2) return 2;
+  for (long n = 0;; ++n) {
+    ghost_error error;
+    ghost_model* model = NULL;
+    ghost_state *state = NULL, *copy = NULL;
+    int wrong;
+    left = n;
+    wrong = ghost_load(argv[1], 2, NULL, &model, &error) || ghost_new_state(model, &state, &error) ||
+            ghost_fork(state, &copy, &error) ||
+            ghost_generate(copy, (const uint8_t*)"abc", 3, NULL, 4, ignore, NULL, NULL, &error);
+    failures += wrong;
+    if (wrong && error.text[0] == 0) return 1;
+    n += n > 400 ? n / 50 : 0; /* the header's many small strings */
+    if (left >= 0) wrong = -1;
+    left = -1;
+    ghost_free(model);
+    ghost_free_state(copy);
+    ghost_free_state(state);
+    if (wrong == -1) break;
+  }
+  printf("%ld\n", failures);
+  return 0;
+}
+"""
+
+
+@pytest.mark.slow
+def test_a_host_survives_every_failed_allocation(path, tmp_path):
+    """Built with EXCEPTIONS=1: the n-th allocation fails, for every n."""
+    folder = build("device-exceptions", EXCEPTIONS="1")
+    source = tmp_path / "failing.c"
+    source.write_text(MALLOC)
+    program = compiled(folder, tmp_path, source, str(folder / "libghost.a"), "-lstdc++", "-lm", "-pthread")
+    done = subprocess.run([program, path], capture_output=True)
+    assert done.returncode == 0 and int(done.stdout) > 100, done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", ["OFF", "ON"])
+def test_cmake_installs_a_package(path, tmp_path, shared):
+    if not shutil.which("cmake"):
+        pytest.skip("NOT RUN: no cmake")
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host/CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.20)\nproject(host LANGUAGES C CXX)\nfind_package(ghost REQUIRED)\n"
+        f"add_executable(host {ROOT}/examples/embed_c/embed.c)\ntarget_link_libraries(host ghost::ghost)\n")
+    prefix = tmp_path / "prefix"
+    for source, folder, more in ((ROOT, "library", [f"-DBUILD_SHARED_LIBS={shared}", "-DCMAKE_CXX_FLAGS=-Werror"]),
+                                 (tmp_path / "host", "program", [f"-DCMAKE_PREFIX_PATH={prefix}"])):
+        binary = str(tmp_path / folder)
+        subprocess.run(["cmake", "-S", source, "-B", binary, f"-DCMAKE_INSTALL_PREFIX={prefix}", *more], check=True,
+                       capture_output=True)
+        subprocess.run(["cmake", "--build", binary, f"-j{os.cpu_count()}"], check=True, capture_output=True)
+        if folder == "library":
+            subprocess.run(["cmake", "--install", binary], check=True, capture_output=True)
+    done = subprocess.run([tmp_path / "program/host", path, "q"], check=True, capture_output=True)
+    assert b"level" in done.stdout
+    checked = subprocess.run([prefix / "bin/ghost-run", "check", path], capture_output=True, check=True,
+                             env={**os.environ, "LD_LIBRARY_PATH": str(prefix / "lib")})
+    assert b"the same bits everywhere" in checked.stdout
+
+
+# --- the functions -----------------------------------------------------------------------------------------------
+
+
+def test_version(library):
+    text = HEADER.read_text()
+    parts = [re.search(rf"GHOST_VERSION_{part} (\d+)", text)[1] for part in ("MAJOR", "MINOR", "PATCH")]
+    assert library.ghost_version().decode() == __version__ == ".".join(parts)
+
+
+def test_info(api, reference):
+    info = api.library.ghost_get_info(api.model)
+    assert info.config_json.decode() == SMALL.to_json() and info.threads == 2
+    assert (info.d_model, info.n_layers) == (SMALL.d_model, SMALL.n_layers)
+    assert info.model_bytes > info.state_bytes > 1000
+    levels, missing = [], c.c_char_p()
+    while name := api.library.ghost_level(len(levels), c.byref(missing)):
+        levels.append(name.decode())
+        assert missing.value is None or missing.value.startswith(b"a CPU")
+    assert levels[0] == "scalar" and info.level.decode() in levels
+    assert api.library.ghost_level(-1, None) is None and api.library.ghost_level(0, None) == b"scalar"
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(min_size=1, max_size=90), st.integers(0, 90))
+def test_logits_are_those_of_the_reference(api, reference, data, cut):
+    expected = reference.logits(data)
+    state = api.state()
+    fork = api.fork(state)
+    pieces = [piece for piece in (data[:cut], data[cut:]) if piece]
+    actual = np.concatenate([api.logits(state, piece) for piece in pieces])
+    np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
+    np.testing.assert_array_equal(api.feed(fork, data).view(np.uint32), expected[-1].view(np.uint32))
+    api.library.ghost_free_state(state)
+    api.library.ghost_free_state(fork)
+
+
+def test_generation_and_choices(api, reference):
+    prompt, options = b"list pods\xfb", {"temp": 0.9, "top_k": 50, "top_p": 0.95, "min_p": 0.01, "seed": 2**40 + 3}
+    sampling, config = Sampling(*options.values()), SamplingConfig(**options, max_bytes=40)
+    expected = bytes(reference.generate_bytes(prompt, config))
+    state = api.state()
+    assert api.generate(state, prompt, sampling, 40) == expected
+    assert api.generate(api.state(), prompt, None, 40) == \
+        bytes(reference.generate_bytes(prompt, SamplingConfig(max_bytes=40)))
+    stopped = api.state()
+    assert api.generate(stopped, prompt, sampling, 40, stop=5) == expected[:5]
+    chosen, byte = bytearray(expected[:5]), c.c_uint8()
+    logits = api.feed(api.state(), prompt + expected[:5])
+    for step in range(5, len(expected)):  # it goes on where it was stopped
+        api.call("ghost_choose", api.model, logits.ctypes.data_as(c.c_void_p), c.byref(sampling), c.c_uint64(step),
+                 c.byref(byte))
+        chosen.append(byte.value)
+        logits = api.feed(stopped, bytes([byte.value]))
+    assert bytes(chosen) == expected
+
+
+def test_a_model_lives_as_long_as_its_states(library, path, reference):
+    api = Api(library, path)
+    state = api.state()
+    copy = api.fork(state)
+    library.ghost_free(api.model)
+    library.ghost_free_state(state)
+    np.testing.assert_array_equal(api.feed(copy, b"still here"), reference.logits(b"still here")[-1])
+    library.ghost_free_state(copy)
+    library.ghost_free(None)
+    library.ghost_free_state(None)
+
+
+def test_wrong_arguments(api, library, path, tmp_path):
+    size, logits, model = c.c_size_t, np.zeros(256, np.float32), c.c_void_p(1)
+    state, byte, out = api.state(), c.c_uint8(), c.c_void_p()
+    for sentence, name, *arguments in (
+            ("path is NULL", "ghost_load", None, 1, None, c.byref(model)),
+            ("model is NULL", "ghost_load", path.encode(), 1, None, None),
+            ("threads must be in 1..256, got 0", "ghost_load", path.encode(), 0, None, c.byref(model)),
+            ("choose one of: scalar", "ghost_load", path.encode(), 1, b"vax", c.byref(model)),
+            ("is a directory", "ghost_load", str(tmp_path).encode(), 1, None, c.byref(model)),
+            ("model is NULL", "ghost_new_state", None, c.byref(out)),
+            ("state is NULL", "ghost_new_state", api.model, None),
+            ("state is NULL", "ghost_fork", None, c.byref(out)), ("copy is NULL", "ghost_fork", state, None),
+            ("state is NULL", "ghost_feed", None, b"x", size(1), None),
+            ("bytes is NULL", "ghost_feed", state, None, size(1), None),
+            ("number of bytes must be in 1..", "ghost_feed", state, b"x", size(0), None),
+            ("number of bytes must be in 1..", "ghost_feed", state, b"x", size(2**31), None),
+            ("logits is NULL", "ghost_logits", state, b"x", size(1), None),
+            ("prompt is NULL", "ghost_generate", state, None, size(1), None, size(1), OnByte(), None, None),
+            ("on_byte is NULL", "ghost_generate", state, b"x", size(1), None, size(1), OnByte(), None, None),
+            ("not finite", "ghost_choose", api.model, np.full(256, np.nan, np.float32).ctypes.data_as(c.c_void_p),
+             None, c.c_uint64(0), c.byref(byte)),
+            *((f"{field} must be in", "ghost_choose", api.model, logits.ctypes.data_as(c.c_void_p),
+               c.byref(Sampling(**{"top_p": 1.0, field: value})), c.c_uint64(0), c.byref(byte))
+              for field, value in (("temp", -1), ("temp", np.nan), ("top_k", 257), ("top_k", -1), ("top_p", 0),
+                                   ("top_p", 1.5), ("min_p", 2), ("min_p", np.nan)))):
+        with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
+            api.call(name, *arguments)
+        assert str(caught.value).endswith(".")
+    assert library.ghost_fork(None, c.byref(out), None) == ERROR  # error may be NULL
+    assert not out.value
+    library.ghost_free_state(state)
+    with pytest.raises(ValueError) as caught:  # a sentence that is cut, between two characters
+        Api(library, "ü" * 400)
+    assert len(str(caught.value).encode()) in (510, 511)
+
+
+def test_many_threads_share_a_model_but_not_a_state(api, reference):
+    prompts = [bytes([65 + i]) * (3 + i) for i in range(6)]
+    results: dict[int, np.ndarray] = {}
+
+    def read(i: int) -> None:
+        state = api.state()
+        results[i] = api.logits(state, prompts[i])
+        api.library.ghost_free_state(state)
+
+    threads = [threading.Thread(target=read, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, prompt in enumerate(prompts):
+        np.testing.assert_array_equal(results[i], reference.logits(prompt))
+    state, seen = api.state(), []
+
+    def use_it_twice(_, byte: int) -> int:
+        with pytest.raises(ValueError, match="in use by another call"):
+            api.feed(state, b"x")
+        seen.append(byte)
+        return 0
+
+    api.call("ghost_generate", state, b"x", c.c_size_t(1), None, c.c_size_t(3), OnByte(use_it_twice), None, None)
+    assert 0 < len(seen) <= 3
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_hostile_files_are_refused(library, path, tmp_path_factory, data):
+    content = bytearray(Path(path).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1) | st.integers(0, 400))] = data.draw(st.integers(0, 255))
+    content = content[:data.draw(st.integers(0, len(content)))] + data.draw(st.binary(max_size=3))
+    if content == Path(path).read_bytes():
+        return
+    file = tmp_path_factory.getbasetemp() / "hostile.ghost"
+    file.write_bytes(content)
+    with pytest.raises(ValueError):
+        Api(library, str(file))
