@@ -18,6 +18,7 @@ namespace {
 
 struct CpuFeatures {
   bool avx2 = false;
+  bool avxvnni = false;
   bool avx512vnni = false;
 };
 
@@ -39,6 +40,8 @@ CpuFeatures detect() {
   const uint64_t state = enabled_state();
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
   features.avx2 = (state & kYmmState) == kYmmState && (b & kAvx2) != 0;
+  uint32_t a1 = 0, b1 = 0, c1 = 0, d1 = 0;
+  features.avxvnni = features.avx2 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1) && (a1 & (1u << 4)) != 0;
   constexpr uint32_t kAvx512 = kF | kDq | kBw | kVl;
   features.avx512vnni =
       features.avx2 && (state & kZmmState) == kZmmState && (b & kAvx512) == kAvx512 && (c & kVnni) != 0;
@@ -71,6 +74,7 @@ int available_levels(const Kernels** tables) {
 #if defined(__x86_64__) || defined(_M_X64)
   const CpuFeatures features = detect();
   if (features.avx2) tables[count++] = kernels_avx2();
+  if (features.avxvnni) tables[count++] = kernels_avxvnni();
   if (features.avx512vnni) tables[count++] = kernels_avx512vnni();
 #elif defined(__aarch64__)
   tables[count++] = kernels_neon();

@@ -8,7 +8,7 @@
 
 namespace ghost {
 
-constexpr int kMaxLevels = 3;
+constexpr int kMaxLevels = 4;
 
 struct Level {
   const char* name;

@@ -104,6 +104,7 @@ struct Kernels {
 const Kernels* kernels_scalar();
 #if defined(__x86_64__) || defined(_M_X64)
 const Kernels* kernels_avx2();
+const Kernels* kernels_avxvnni();
 const Kernels* kernels_avx512vnni();
 #elif defined(__aarch64__)
 const Kernels* kernels_neon();

@@ -1,0 +1,202 @@
+// Trits and int8 weights times int8 activations by vpdpbusd: four products of an unsigned and a signed byte added to
+// each 32-bit lane. Written once for 512-bit (AVX-512 VNNI) and 256-bit registers (AVX-VNNI); rows are lanes and the
+// activations are copied to all of them, four columns at a time, so there are no horizontal sums.
+//
+// vpdpbusd needs unsigned weights: trits are stored as w + 1 and int8 as w + 128, and 1 or 128 times the sum of q is
+// subtracted. No overflow: the largest sum, 64 * 2 * 127 per column in sum_token, leaves room for 132104 columns in each
+// of its four sums, that is for 528416 columns; a tile's 2 * 127 and an int8 weight's 255 * 127 per column leave more
+// than enough for what a file may hold (262144 columns, 16384 of int8).
+#pragma once
+
+#include "kernels-inl.h"
+
+namespace ghost {
+namespace {
+
+#define GHOST_INLINE static inline __attribute__((always_inline))
+#define GHOST_UNROLL _Pragma("GCC unroll 8")
+
+typedef uint16_t HalfWords __attribute__((vector_size(4 * kWidth)));
+
+constexpr int kParts = kBlock / kStep;      // registers that hold a block's rows
+constexpr int kLine = kBlock * 4;           // bytes of codes of a block and a k-block
+constexpr int kPartBytes = kStep * 4;
+
+// sums[i] += u[4i] * s[4i] + ... + u[4i + 3] * s[4i + 3]. Not the intrinsic: around it GCC 12 copies every sum twice,
+// which doubles the instructions of the loops below and lengthens their dependence chains.
+GHOST_INLINE void add_products(I* sums, I u, I s) {
+#if defined(__AVX512VNNI__)
+  asm("vpdpbusd %2, %1, %0" : "+v"(*sums) : "v"(u), "v"(s));
+#else
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(*sums) : "x"(u), "x"(s));
+#endif
+}
+
+GHOST_INLINE I load_bytes(const uint8_t* bytes) {
+  I v;
+  __builtin_memcpy(&v, bytes, sizeof v);
+  return v;
+}
+
+// Copies four activations to every lane.
+GHOST_INLINE I four(const int8_t* q) {
+  int32_t word;
+  __builtin_memcpy(&word, q, sizeof word);
+  return word - I{};
+}
+
+// Register `vector` of consecutive rows whose blocks are `block_size` elements apart and a register's rows `part_size`.
+GHOST_INLINE int64_t row_offset(int vector, int64_t block_size, int part_size) {
+  return vector / kParts * block_size + vector % kParts * part_size;
+}
+
+// The k-blocks of group g, all groups but the last having group_blocks.
+GHOST_INLINE int group_size(const TritMatrix& w, int g) {
+  return g + 1 < w.groups ? w.group_blocks : w.k_blocks - g * w.group_blocks;
+}
+
+// exact[r]: a group's sum of trit * q for kVectors registers of rows and one token. The codes are multiplied where they
+// stand in their byte, that is times 1, 4, 16 and 64, in four separate sums that are divided (exactly) at the end: masks
+// only, no shifts.
+template <int kVectors>
+GHOST_INLINE void sum_token(const uint8_t* codes, int64_t block_bytes, const int8_t* q, int k_blocks, int32_t q_sum,
+                            I* exact) {
+  const I masks[4] = {I{} + 0x03030303, I{} + 0x0C0C0C0C, I{} + 0x30303030, I{} + static_cast<int32_t>(0xC0C0C0C0)};
+  I sums[kVectors][4] = {};
+  for (int k = 0; k < k_blocks; ++k, codes += kLine, q += kBlock) {
+    I z[kVectors];
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) z[r] = load_bytes(codes + row_offset(r, block_bytes, kPartBytes));
+    GHOST_UNROLL for (int s = 0; s < 4; ++s) {
+      const I xs = four(q + 4 * s);
+      GHOST_UNROLL for (int r = 0; r < kVectors; ++r) add_products(&sums[r][s], z[r] & masks[s], xs);
+    }
+  }
+  GHOST_UNROLL for (int r = 0; r < kVectors; ++r) {
+    exact[r] = (sums[r][0] + (sums[r][1] >> 2)) + ((sums[r][2] >> 4) + (sums[r][3] >> 6)) - q_sum;
+  }
+}
+
+// exact[r * kColumns + c], the same for kColumns tokens: every register of codes is decoded once for all of them.
+template <int kVectors, int kColumns>
+GHOST_INLINE void sum_tile(const uint8_t* codes, int64_t block_bytes, const int8_t* q, int64_t stride, int k_blocks,
+                           const int32_t* q_sums, int64_t sums_stride, I* exact) {
+  const I mask = I{} + 0x03030303;
+  GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
+    const I q_sum = -q_sums[c * sums_stride] - I{};
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) exact[r * kColumns + c] = q_sum;
+  }
+  for (int k = 0; k < k_blocks; ++k, codes += kLine, q += kBlock) {
+    I z[kVectors];
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) z[r] = load_bytes(codes + row_offset(r, block_bytes, kPartBytes));
+    GHOST_UNROLL for (int s = 0; s < 4; ++s) {
+      GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
+        const I xs = four(q + c * stride + 4 * s);
+        GHOST_UNROLL for (int r = 0; r < kVectors; ++r) add_products(&exact[r * kColumns + c], z[r] & mask, xs);
+      }
+      GHOST_UNROLL for (int r = 0; r < kVectors; ++r) z[r] = (I)((HalfWords)z[r] >> 2);
+    }
+  }
+}
+
+// kVectors registers of rows from `block` on, kColumns tokens from t on.
+template <int kVectors, int kColumns>
+GHOST_INLINE void tile(const TritMatrix& w, const Activations& x, float* y, int64_t y_stride, int block, int t) {
+  const int64_t block_bytes = int64_t{w.k_blocks} * kLine, group_bytes = int64_t{w.group_blocks} * kLine;
+  const uint8_t* codes = w.codes + block * block_bytes;
+  const float* magnitude = w.magnitude + int64_t{block} * w.groups * kBlock;
+  const int8_t* q = x.q + int64_t{t} * x.stride;
+  const int32_t* q_sums = x.sums + int64_t{t} * x.sums_stride;
+  V lanes[kVectors][kColumns];
+  const auto group = [&](int g, auto before) __attribute__((always_inline)) {
+    I exact[kVectors * kColumns];
+    if constexpr (kColumns == 1) {
+      sum_token<kVectors>(codes + g * group_bytes, block_bytes, q + int64_t{g} * w.group_blocks * kBlock,
+                          group_size(w, g), q_sums[g], exact);
+    } else {
+      sum_tile<kVectors, kColumns>(codes + g * group_bytes, block_bytes, q + int64_t{g} * w.group_blocks * kBlock,
+                                   x.stride, group_size(w, g), q_sums + g, x.sums_stride, exact);
+    }
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) {
+      const V m = load<V>(magnitude + g * kBlock + row_offset(r, int64_t{w.groups} * kBlock, kStep));
+      GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
+        lanes[r][c] = before(r, c) + __builtin_convertvector(exact[r * kColumns + c], V) * m;
+      }
+    }
+  };
+  // The first group apart: most matrices have only one, and then no lane waits while its sums are computed.
+  const float start = w.start;
+  group(0, [=](int, int) { return broadcast<V>(start); });
+  for (int g = 1; g < w.groups; ++g) group(g, [&](int r, int c) { return lanes[r][c]; });
+  GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
+    const float scale = x.scale[t + c];
+    float* out = y + (t + c) * y_stride + int64_t{block} * kBlock;
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) store(out + r * kStep, lanes[r][c] * scale);
+  }
+}
+
+// Blocks of [begin, end), as many as kVectors registers of rows take at a time, then half as many.
+template <int kVectors, int kColumns>
+void tiles(const TritMatrix& matrix, const Activations& rows, float* y, int64_t y_stride, int begin, int end, int t) {
+  constexpr int kBlocks = kVectors / kParts;
+  const TritMatrix w = matrix;  // copies: the stores to y cannot change them
+  const Activations x = rows;
+  for (; begin + kBlocks <= end; begin += kBlocks) tile<kVectors, kColumns>(w, x, y, y_stride, begin, t);
+  if constexpr (kBlocks > 1) tiles<kVectors / 2, kColumns>(w, x, y, y_stride, begin, end, t);
+}
+
+constexpr int kWide = kStep == 16 ? 8 : 5;  // columns of a tile: its sums, two registers of codes and a few more fit
+constexpr int kTall = kStep == 16 ? 4 : 2;  // registers of rows of a single token, four sums each
+
+void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end) {
+  int t = 0;
+  for (; t + kWide <= x->tokens; t += kWide) tiles<2, kWide>(*w, *x, y, y_stride, begin, end, t);
+  for (; t + 4 <= x->tokens; t += 4) tiles<2, 4>(*w, *x, y, y_stride, begin, end, t);
+  for (; t < x->tokens; ++t) tiles<kTall, 1>(*w, *x, y, y_stride, begin, end, t);
+}
+
+template <int kVectors, int kColumns>
+GHOST_INLINE void byte_tile(const ByteMatrix& w, const Activations& x, float* y, int64_t y_stride, int block, int t) {
+  const int64_t block_bytes = int64_t{w.k_quads} * kLine;
+  const uint8_t* bytes = w.bytes + block * block_bytes;
+  const int8_t* q = x.q + int64_t{t} * x.stride;
+  I sums[kVectors][kColumns];
+  GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
+    const I q_sum = -128 * x.sums[int64_t{t + c} * x.sums_stride] - I{};
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) sums[r][c] = q_sum;
+  }
+  for (int k = 0; k < w.k_quads; ++k, bytes += kLine, q += 4) {
+    I z[kVectors];
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) z[r] = load_bytes(bytes + row_offset(r, block_bytes, kPartBytes));
+    GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
+      const I xs = four(q + int64_t{c} * x.stride);
+      GHOST_UNROLL for (int r = 0; r < kVectors; ++r) add_products(&sums[r][c], z[r], xs);
+    }
+  }
+  const float* scale = w.scale + int64_t{block} * kBlock;
+  GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) {
+      const V product = __builtin_convertvector(sums[r][c], V) * load<V>(scale + r * kStep);
+      store(y + (t + c) * y_stride + int64_t{block} * kBlock + r * kStep, product * x.scale[t + c]);
+    }
+  }
+}
+
+// Blocks of [begin, end), as many as kVectors registers of rows take at a time, then half as many.
+template <int kVectors, int kColumns>
+void byte_tiles(const ByteMatrix& w, const Activations& x, float* y, int64_t y_stride, int begin, int end, int t) {
+  constexpr int kBlocks = kVectors / kParts;
+  for (; begin + kBlocks <= end; begin += kBlocks) byte_tile<kVectors, kColumns>(w, x, y, y_stride, begin, t);
+  if constexpr (kBlocks > 1) byte_tiles<kVectors / 2, kColumns>(w, x, y, y_stride, begin, end, t);
+}
+
+void linear_bytes(const ByteMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end) {
+  int t = 0;
+  for (; t + kWide <= x->tokens; t += kWide) byte_tiles<2, kWide>(*w, *x, y, y_stride, begin, end, t);
+  for (; t < x->tokens; ++t) byte_tiles<8, 1>(*w, *x, y, y_stride, begin, end, t);
+}
+
+#undef GHOST_UNROLL
+#undef GHOST_INLINE
+
+}  // namespace
+}  // namespace ghost
