@@ -10,10 +10,14 @@ Buffer = bytes | bytearray | memoryview | NDArray[np.generic]
 Float32 = NDArray[np.float32]
 
 def levels() -> list[str]:
-    """The instruction-set levels this CPU can run, best last: scalar, avx2, avx512vnni."""
+    """The instruction-set levels this CPU can run, best last: scalar, avx2, avxvnni, avx512vnni, or
+    scalar, neon, neondot."""
 
 def default_level() -> str:
     """The level of GHOST_ISA, or the best one. Raises ValueError if GHOST_ISA names a level this CPU cannot run."""
+
+def levels_not_used(level: str = "") -> dict[str, str]:
+    """{better level of this architecture: why it is not used} beside `level`, "": beside default_level()."""
 
 def crc32c(buffer: Buffer, before: int = 0) -> int:
     """CRC-32C (Castagnoli) of a contiguous buffer."""

@@ -23,9 +23,8 @@ import numpy as np
 
 from ghost_ref.config import SEP, SamplingConfig
 from ghost_ref.errors import GhostError
-from ghost_ref.runtime import Backend, Model, load
+from ghost_ref.runtime import Backend, Model, chosen_level, load
 from ghost_ref.sampling import choose_byte
-from ghost_ref.verify import missing_levels
 
 PREFILL_BYTES = 1024
 DECODE_BYTES = 256
@@ -41,8 +40,8 @@ def bench_file(path: str | Path, threads: Sequence[int] | None = None, repeats: 
                backend: Backend = "auto", on_progress: Callable[[int, int], None] | None = None) -> Measurement:
     """Measure a packed file; `threads` defaults to 1 .. number of CPUs (reference: 1 only).
 
-    Returns {"file", "backend", "level", "chosen_by" (GHOST_ISA or default: the best this CPU has), "missing_levels":
-    {level: why it cannot run here}, "cpu", "cpus", "repeats", "runs": [...]}, a run holding
+    Returns {"file", "backend", "level", "chosen_by" (GHOST_ISA or default: the best this CPU has), "not_used":
+    {better level of this architecture: why it is not used}, "cpu", "cpus", "repeats", "runs": [...]}, a run holding
     "threads", "load_seconds", "prefill" and "decode" (bytes per second: median, lowest, highest), "first_byte"
     (seconds after a 64-byte prompt, warm: median, lowest, highest), "peak_bytes" of the process and "model_bytes" of
     it since before loading. Raises GhostError on a bad file."""
@@ -50,6 +49,7 @@ def bench_file(path: str | Path, threads: Sequence[int] | None = None, repeats: 
         raise GhostError(f"ghost bench needs at least one repeat, got {repeats}.")
     model = load(path, backend=backend)
     native = model.level != "reference"
+    chosen = chosen_level() if native else {"chosen_by": "default", "not_used": {}}
     counts = list(threads or (range(1, available_cpus() + 1) if native else (1,)))
     runs = []
     for done, count in enumerate(counts, 1):
@@ -57,8 +57,8 @@ def bench_file(path: str | Path, threads: Sequence[int] | None = None, repeats: 
         if on_progress:
             on_progress(done, len(counts))
     return {"file": str(path), "backend": "native" if native else "reference", "level": model.level,
-            "chosen_by": "GHOST_ISA" if native and os.environ.get("GHOST_ISA") else "default",
-            "missing_levels": missing_levels(path) if native else {}, "cpu": cpu_name(), "cpus": available_cpus(),
+            "chosen_by": chosen["chosen_by"],
+            "not_used": chosen["not_used"], "cpu": cpu_name(), "cpus": available_cpus(),
             "repeats": repeats, "runs": runs}
 
 

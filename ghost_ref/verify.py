@@ -19,7 +19,7 @@ from ghost_ref.errors import GhostError
 from ghost_ref.ops.norm import unit_forward
 from ghost_ref.runtime import Model, have_native, load
 
-LEVELS = ("scalar", "avx2", "avx512vnni", "neon", "neondot")
+LEVELS = ("scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neondot")
 """Every instruction-set level of the runtime, those of a processor slowest first."""
 
 TEXTS = (
@@ -92,12 +92,6 @@ def open_levels(path: str | Path, levels: Sequence[str],
                 run = {"level": level, "threads": count, "status": "not run", "reason": str(error)}
             runs.append(run)
     return runs, models
-
-
-def missing_levels(path: str | Path) -> dict[str, str]:
-    """{level: why it cannot run here} for the levels this CPU or this build lacks."""
-    runs, _ = open_levels(path, LEVELS, (1,))
-    return {run["level"]: run["reason"] for run in runs if run["status"] == "not run"}
 
 
 def make_prompts(config: ModelConfig, prompts: int, seed: int, max_length: int) -> Iterator[Prompt]:

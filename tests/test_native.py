@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 from models import SMALL, random_memory, random_weights
 
 from ghost_ref import ops
+from ghost_ref.cli.info import file_report
 from ghost_ref.config import EOS, PAD, ModelConfig
 from ghost_ref.model import forward
 from ghost_ref.packed import load_packed, save_packed
 from ghost_ref.presets import preset
+from ghost_ref.runtime import describe_level
 from ghost_ref.state import initial_state
 
 native = pytest.importorskip("ghost_ref._native", reason="the C++ runtime is not built: run `make build`")
@@ -357,6 +360,22 @@ def test_level_choice(small, monkeypatch):
         native.Model(path)
     with pytest.raises(ValueError, match=f"level is 'fast'.*choose one of: {choices}"):
         native.Model(path, level="fast")
+
+
+def test_better_levels_are_named_with_the_reason(small, monkeypatch):
+    path, _, _ = small
+    monkeypatch.delenv("GHOST_ISA", raising=False)
+    lacking = native.levels_not_used()
+    assert not set(lacking) & set(LEVELS)
+    assert all(re.match("this CPU has no |the operating system does not ", reason) for reason in lacking.values())
+    monkeypatch.setenv("GHOST_ISA", "scalar")
+    assert native.levels_not_used() == {**dict.fromkeys(LEVELS[1:], "GHOST_ISA asks for scalar"), **lacking}
+    assert native.levels_not_used(LEVELS[-1]) == lacking
+    report = file_report(Path(path))
+    assert report["runtime"] == {"level": "scalar", "chosen_by": "GHOST_ISA", "not_used": native.levels_not_used()}
+    text = describe_level(report["runtime"])
+    assert text.startswith("level: scalar (set by GHOST_ISA)")
+    assert text.count("not ") >= len(LEVELS) - 1
 
 
 FLUSHED = """

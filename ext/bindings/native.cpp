@@ -251,6 +251,17 @@ std::vector<std::string> levels() {
   return names;
 }
 
+py::dict better_levels(const std::string& level) {
+  const Kernels* kernels = nullptr;
+  throw_value_error(select_kernels(level, &kernels));
+  LevelNotUsed found[kMaxLevels];
+  py::dict reasons;
+  for (int i = 0, count = levels_not_used(kernels, level.empty() ? "GHOST_ISA" : "the caller", found); i < count; ++i) {
+    reasons[py::str(found[i].name)] = found[i].reason;
+  }
+  return reasons;
+}
+
 std::string default_level() {
   const Kernels* kernels = nullptr;
   throw_value_error(select_kernels("", &kernels));
@@ -294,6 +305,7 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.doc() = "The Ghost runtime (ext/core).";
   m.def("levels", &ghost::levels);
   m.def("default_level", &ghost::default_level);
+  m.def("levels_not_used", &ghost::better_levels, pybind11::arg("level") = "");
   m.def("crc32c", &ghost::checksum, pybind11::arg("buffer"), pybind11::arg("before") = 0);
   ghost::bind_model(&m);
   ghost::bind_kernels(&m);

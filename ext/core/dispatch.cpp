@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
@@ -16,70 +17,108 @@ namespace {
 
 #if defined(__x86_64__) || defined(_M_X64)
 
-struct CpuFeatures {
-  bool avx2 = false;
-  bool avxvnni = false;
-  bool avx512vnni = false;
+enum Register { kEax, kEbx, kEcx, kEdx };
+
+// A bit of CPUID.
+struct Feature {
+  const char* name;
+  uint32_t leaf, subleaf;
+  Register where;
+  int bit;
 };
 
-// Register state that the operating system saves (XCR0).
-uint64_t enabled_state() {
-  uint32_t low = 0, high = 0;
-  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return (uint64_t{high} << 32) | low;
+constexpr Feature kOsxsave{"XSAVE", 1, 0, kEcx, 27}, kAvx2{"AVX2", 7, 0, kEbx, 5}, kAvxVnni{"AVX-VNNI", 7, 1, kEax, 4};
+constexpr Feature kAvx512F{"AVX-512 F", 7, 0, kEbx, 16}, kAvx512Dq{"AVX-512 DQ", 7, 0, kEbx, 17};
+constexpr Feature kAvx512Bw{"AVX-512 BW", 7, 0, kEbx, 30}, kAvx512Vl{"AVX-512 VL", 7, 0, kEbx, 31};
+constexpr Feature kAvx512Vnni{"AVX-512 VNNI", 7, 0, kEcx, 11};
+
+bool has(const Feature& feature) {
+  uint32_t registers[4] = {};
+  return __get_cpuid_count(feature.leaf, feature.subleaf, &registers[kEax], &registers[kEbx], &registers[kEcx],
+                           &registers[kEdx]) != 0 && (registers[feature.where] >> feature.bit & 1) != 0;
 }
 
-CpuFeatures detect() {
-  constexpr uint32_t kOsxsave = 1u << 27, kAvx = 1u << 28;                                       // leaf 1, ecx
-  constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;  // leaf 7, ebx
-  constexpr uint32_t kVnni = 1u << 11;                                                           // leaf 7, ecx
-  constexpr uint64_t kYmmState = 0x06, kZmmState = 0xE6;
-  CpuFeatures features;
-  uint32_t a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kOsxsave) == 0 || (c & kAvx) == 0) return features;
-  const uint64_t state = enabled_state();
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
-  features.avx2 = (state & kYmmState) == kYmmState && (b & kAvx2) != 0;
-  uint32_t a1 = 0, b1 = 0, c1 = 0, d1 = 0;
-  features.avxvnni = features.avx2 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1) && (a1 & (1u << 4)) != 0;
-  constexpr uint32_t kAvx512 = kF | kDq | kBw | kVl;
-  features.avx512vnni =
-      features.avx2 && (state & kZmmState) == kZmmState && (b & kAvx512) == kAvx512 && (c & kVnni) != 0;
-  return features;
+// What keeps this machine from using the features and the registers that the operating system must save (bits of XCR0);
+// empty: nothing.
+std::string obstacle(std::initializer_list<Feature> features, uint64_t state, const char* registers) {
+  for (const Feature& feature : features) {
+    if (!has(feature)) return std::string("this CPU has no ") + feature.name;
+  }
+  uint32_t low = 0, high = 0;
+  if (has(kOsxsave)) asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & state) == state) return std::string();
+  return std::string("the operating system does not save the ") + registers + " registers";
+}
+
+constexpr uint64_t kYmmState = 0x06, kZmmState = 0xE6;
+
+std::string avx2_obstacle() { return obstacle({kAvx2}, kYmmState, "ymm"); }
+std::string avxvnni_obstacle() { return obstacle({kAvx2, kAvxVnni}, kYmmState, "ymm"); }
+std::string avx512vnni_obstacle() {
+  return obstacle({kAvx2, kAvx512F, kAvx512Dq, kAvx512Bw, kAvx512Vl, kAvx512Vnni}, kZmmState, "zmm");
 }
 
 #elif defined(__aarch64__)
 
 // FEAT_DotProd, as the operating system tells it: the ID registers are not readable in user mode everywhere.
-bool has_dot_products() {
+std::string neondot_obstacle() {
 #if defined(__linux__)
   constexpr unsigned long kAsimdDp = 1ul << 20;  // HWCAP_ASIMDDP
-  return (getauxval(AT_HWCAP) & kAsimdDp) != 0;
+  const bool present = (getauxval(AT_HWCAP) & kAsimdDp) != 0;
 #elif defined(__APPLE__)
-  int present = 0;
-  size_t size = sizeof present;
-  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &present, &size, nullptr, 0) == 0 && present != 0;
+  int value = 0;
+  size_t size = sizeof value;
+  const bool present = sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, nullptr, 0) == 0 && value != 0;
 #else
-  return false;
+  return "this operating system does not tell whether the CPU has dot products (FEAT_DotProd)";
 #endif
+  return present ? "" : "this CPU has no dot products (FEAT_DotProd)";
 }
 
 #endif
+
+std::string no_obstacle() { return std::string(); }
+
+struct Level {
+  const char* name;
+  const Kernels* (*kernels)();
+  std::string (*obstacle)();
+};
+
+// The levels of this architecture, best last.
+constexpr Level kLevels[] = {
+    {"scalar", kernels_scalar, no_obstacle},
+#if defined(__x86_64__) || defined(_M_X64)
+    {"avx2", kernels_avx2, avx2_obstacle},
+    {"avxvnni", kernels_avxvnni, avxvnni_obstacle},
+    {"avx512vnni", kernels_avx512vnni, avx512vnni_obstacle},
+#elif defined(__aarch64__)
+    {"neon", kernels_neon, no_obstacle},
+    {"neondot", kernels_neondot, neondot_obstacle},
+#endif
+};
+static_assert(sizeof kLevels / sizeof *kLevels <= kMaxLevels, "arrays of levels have kMaxLevels elements");
 
 }  // namespace
 
 int available_levels(const Kernels** tables) {
   int count = 0;
-  tables[count++] = kernels_scalar();
-#if defined(__x86_64__) || defined(_M_X64)
-  const CpuFeatures features = detect();
-  if (features.avx2) tables[count++] = kernels_avx2();
-  if (features.avxvnni) tables[count++] = kernels_avxvnni();
-  if (features.avx512vnni) tables[count++] = kernels_avx512vnni();
-#elif defined(__aarch64__)
-  tables[count++] = kernels_neon();
-  if (has_dot_products()) tables[count++] = kernels_neondot();
-#endif
+  for (const Level& level : kLevels) {
+    if (level.obstacle().empty()) tables[count++] = level.kernels();
+  }
+  return count;
+}
+
+int levels_not_used(const Kernels* used, const std::string& chosen_by, LevelNotUsed* levels) {
+  int count = 0;
+  bool better = false;
+  for (const Level& level : kLevels) {
+    if (better) {
+      const std::string obstacle = level.obstacle();
+      levels[count++] = {level.name, obstacle.empty() ? chosen_by + " asks for " + used->name : obstacle};
+    }
+    better = better || level.kernels() == used;
+  }
   return count;
 }
 
@@ -127,8 +166,12 @@ Status select_kernels(const std::string& name, const Kernels** kernels) {
     if (wanted == tables[i]->name) return Status();
   }
   if (wanted.empty()) return Status();
+  std::string reason;
+  for (const Level& level : kLevels) {
+    if (wanted == level.name) reason = " (" + level.obstacle() + ")";
+  }
   return Status::error(std::string(from_environment ? "GHOST_ISA" : "level") + " is '" + wanted +
-                       "', which this machine cannot run; choose one of: " + level_names() + ".");
+                       "', which this machine cannot run" + reason + "; choose one of: " + level_names() + ".");
 }
 
 }  // namespace ghost

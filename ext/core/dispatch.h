@@ -21,7 +21,16 @@ int known_levels(Level* levels);
 // The kernel tables this CPU can run, best last; returns how many.
 int available_levels(const Kernels** tables);
 
-// The names of those levels, "scalar, avx2, avx512vnni" or "scalar, neon, neondot".
+// A level of this architecture that would be better than the one in use, and why it is not used: "this CPU has no
+// AVX-VNNI", "the operating system does not save the zmm registers", "GHOST_ISA asks for avx2".
+struct LevelNotUsed {
+  std::string name, reason;
+};
+
+// Fills `levels` (at most kMaxLevels); returns how many. chosen_by: what made the choice, "GHOST_ISA" or the like.
+int levels_not_used(const Kernels* used, const std::string& chosen_by, LevelNotUsed* levels);
+
+// The names of the available levels, "scalar, avx2, avx512vnni" or "scalar, neon, neondot".
 std::string level_names();
 
 // The kernels of the named level. An empty name means GHOST_ISA from the environment, or the best level without it.

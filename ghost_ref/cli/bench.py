@@ -29,22 +29,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _text(report: Report) -> str:
+    from ghost_ref.runtime import describe_level
+
     rows = [["threads", "prefill bytes/s", "decode bytes/s", "first byte ms", "load ms", "peak MB", "of it model MB"]]
     for run in report["runs"]:
         rows.append([str(run["threads"]), _spread(run["prefill"]), _spread(run["decode"]),
                      _spread(run["first_byte"], 1000, ".2f"), f"{run['load_seconds'] * 1000:.1f}",
                      f"{run['peak_bytes'] / 1e6:.1f}", f"{run['model_bytes'] / 1e6:.1f}"])
-    lines = [f"{report['file']} on {report['cpu']} ({report['cpus']} CPUs)", _level(report),
+    lines = [f"{report['file']} on {report['cpu']} ({report['cpus']} CPUs)", describe_level(report),
              table(rows, range(len(rows[0]))),
              f"median of {report['repeats']} repeats after a warm-up (lowest to highest)"]
     return "\n".join(lines)
-
-
-def _level(report: Report) -> str:
-    chosen = "set by GHOST_ISA" if report["chosen_by"] == "GHOST_ISA" else "the best this CPU has"
-    missing = [f"  not {level}: {why}" for level, why in report["missing_levels"].items()]
-    level = "the NumPy reference" if report["backend"] == "reference" else f"{report['level']} ({chosen})"
-    return "\n".join([f"level: {level}", *missing])
 
 
 def _spread(values: Report, factor: float = 1, form: str = ",.0f") -> str:

@@ -11,7 +11,7 @@ from ghost_ref.cli.flags import Parser, add_json
 from ghost_ref.cli.output import Report, print_report, table
 from ghost_ref.config import ModelConfig
 
-DESCRIPTION = "Show config, number of parameters, and what every kind of tensor costs in bytes."
+DESCRIPTION = "Show config, number of parameters, what every kind of tensor costs in bytes, and what runs it here."
 EXAMPLES = ("ghost info qa20.ghost", "ghost info qa20.ghost --json", "ghost info runs/qa20    # a training run")
 
 
@@ -29,9 +29,10 @@ def file_report(path: Path) -> Report:
     """A packed file: header, checksum and shapes are checked in pieces, so that a large one takes little time and no
     memory. Raises GhostError if it is no sound packed model."""
     from ghost_ref.packed import check_packed
+    from ghost_ref.runtime import chosen_level
 
     config = check_packed(path)
-    return {"file": str(path), "bytes": path.stat().st_size, **_model_report(config)}
+    return {"file": str(path), "bytes": path.stat().st_size, **_model_report(config), "runtime": chosen_level()}
 
 
 def run_report(directory: Path) -> Report:
@@ -53,6 +54,8 @@ def _model_report(config: ModelConfig) -> dict[str, Any]:
 
 
 def _text(report: Report) -> str:
+    from ghost_ref.runtime import describe_level
+
     name = report.get("file") or report.get("run")
     sections = [f"{name}: {report['parameters']:,} parameters", _fields(report["config"])]
     if storage := report["storage"]:
@@ -61,6 +64,8 @@ def _text(report: Report) -> str:
                 for part, size in storage.items()]
         bits = 8 * storage["total"] / report["parameters"]
         sections.append(table([["kind", "bytes", "share"], *rows], [1, 2]) + f"\n{bits:.2f} bits per parameter")
+    if "runtime" in report:
+        sections.append(describe_level(report["runtime"]))
     if "run" in report:
         sections.append("progress\n" + _fields(report["progress"]))
         sections.append("training\n" + _fields(report["training"]))
