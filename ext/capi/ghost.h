@@ -66,7 +66,7 @@ typedef struct ghost_info {
 GHOST_API ghost_info ghost_get_info(ghost_model* model);
 
 /* Level number `index` of those made for this kind of CPU, slowest first; NULL beyond the last. *missing: NULL if it can
- * run here, else what it needs. The strings are constants. */
+ * run here, else why not. The strings are constants. */
 GHOST_API const char* ghost_level(int index, const char** missing);
 
 /* --- states: one for each stream of bytes ------------------------------------------------------------------------- */

@@ -116,7 +116,7 @@ int check(const std::string& path, const Settings& settings) {
   for (int i = 0; const char* level = ghost_level(i, &missing); ++i) {
     if (!settings.level.empty() && settings.level != level) continue;
     if (missing != nullptr) {
-      print(format("%-10s  not run: it needs %s\n", level, missing));
+      print(format("%-10s  not run: %s\n", level, missing));
       continue;
     }
     for (const int count : threads) {

@@ -46,7 +46,7 @@ std::string describe_level(const std::string& level, const Settings& settings) {
   std::string text = "level: " + level + " (" + why + ")\n";
   const char* missing = nullptr;
   for (int i = 0; const char* name = ghost_level(i, &missing); ++i) {
-    if (missing != nullptr) text += std::string("  not ") + name + ": it needs " + missing + "\n";
+    if (missing != nullptr) text += std::string("  not ") + name + ": " + missing + "\n";
   }
   return text;
 }

@@ -1,7 +1,6 @@
 #include "dispatch.h"
 
 #include <cstdlib>
-#include <cstring>
 #include <initializer_list>
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -19,18 +18,22 @@ namespace {
 
 enum Register { kEax, kEbx, kEcx, kEdx };
 
-// A bit of CPUID.
+// A bit of CPUID, and the sentence said where it is missing.
 struct Feature {
-  const char* name;
+  const char* missing;
   uint32_t leaf, subleaf;
   Register where;
   int bit;
 };
 
-constexpr Feature kOsxsave{"XSAVE", 1, 0, kEcx, 27}, kAvx2{"AVX2", 7, 0, kEbx, 5}, kAvxVnni{"AVX-VNNI", 7, 1, kEax, 4};
-constexpr Feature kAvx512F{"AVX-512 F", 7, 0, kEbx, 16}, kAvx512Dq{"AVX-512 DQ", 7, 0, kEbx, 17};
-constexpr Feature kAvx512Bw{"AVX-512 BW", 7, 0, kEbx, 30}, kAvx512Vl{"AVX-512 VL", 7, 0, kEbx, 31};
-constexpr Feature kAvx512Vnni{"AVX-512 VNNI", 7, 0, kEcx, 11};
+constexpr Feature kOsxsave{"this CPU or system has no XSAVE", 1, 0, kEcx, 27};
+constexpr Feature kAvx2{"this CPU has no AVX2", 7, 0, kEbx, 5};
+constexpr Feature kAvxVnni{"this CPU has no AVX-VNNI", 7, 1, kEax, 4};
+constexpr Feature kAvx512F{"this CPU has no AVX-512 F", 7, 0, kEbx, 16};
+constexpr Feature kAvx512Dq{"this CPU has no AVX-512 DQ", 7, 0, kEbx, 17};
+constexpr Feature kAvx512Bw{"this CPU has no AVX-512 BW", 7, 0, kEbx, 30};
+constexpr Feature kAvx512Vl{"this CPU has no AVX-512 VL", 7, 0, kEbx, 31};
+constexpr Feature kAvx512Vnni{"this CPU has no AVX-512 VNNI", 7, 0, kEcx, 11};
 
 bool has(const Feature& feature) {
   uint32_t registers[4] = {};
@@ -38,30 +41,31 @@ bool has(const Feature& feature) {
                            &registers[kEdx]) != 0 && (registers[feature.where] >> feature.bit & 1) != 0;
 }
 
-// What keeps this machine from using the features and the registers that the operating system must save (bits of XCR0);
-// empty: nothing.
-std::string obstacle(std::initializer_list<Feature> features, uint64_t state, const char* registers) {
+// What keeps this machine from using the features, and the registers that the operating system must save for them (bits
+// of XCR0); nullptr: nothing.
+const char* obstacle(std::initializer_list<Feature> features, uint64_t state, const char* state_missing) {
   for (const Feature& feature : features) {
-    if (!has(feature)) return std::string("this CPU has no ") + feature.name;
+    if (!has(feature)) return feature.missing;
   }
   uint32_t low = 0, high = 0;
-  if (has(kOsxsave)) asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  if ((low & state) == state) return std::string();
-  return std::string("the operating system does not save the ") + registers + " registers";
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & state) == state ? nullptr : state_missing;
 }
 
 constexpr uint64_t kYmmState = 0x06, kZmmState = 0xE6;
+constexpr char kNoYmm[] = "the operating system does not save the ymm registers";
+constexpr char kNoZmm[] = "the operating system does not save the zmm registers";
 
-std::string avx2_obstacle() { return obstacle({kAvx2}, kYmmState, "ymm"); }
-std::string avxvnni_obstacle() { return obstacle({kAvx2, kAvxVnni}, kYmmState, "ymm"); }
-std::string avx512vnni_obstacle() {
-  return obstacle({kAvx2, kAvx512F, kAvx512Dq, kAvx512Bw, kAvx512Vl, kAvx512Vnni}, kZmmState, "zmm");
+const char* avx2_obstacle() { return obstacle({kOsxsave, kAvx2}, kYmmState, kNoYmm); }
+const char* avxvnni_obstacle() { return obstacle({kOsxsave, kAvx2, kAvxVnni}, kYmmState, kNoYmm); }
+const char* avx512vnni_obstacle() {
+  return obstacle({kOsxsave, kAvx2, kAvx512F, kAvx512Dq, kAvx512Bw, kAvx512Vl, kAvx512Vnni}, kZmmState, kNoZmm);
 }
 
 #elif defined(__aarch64__)
 
 // FEAT_DotProd, as the operating system tells it: the ID registers are not readable in user mode everywhere.
-std::string neondot_obstacle() {
+const char* neondot_obstacle() {
 #if defined(__linux__)
   constexpr unsigned long kAsimdDp = 1ul << 20;  // HWCAP_ASIMDDP
   const bool present = (getauxval(AT_HWCAP) & kAsimdDp) != 0;
@@ -72,21 +76,21 @@ std::string neondot_obstacle() {
 #else
   return "this operating system does not tell whether the CPU has dot products (FEAT_DotProd)";
 #endif
-  return present ? "" : "this CPU has no dot products (FEAT_DotProd)";
+  return present ? nullptr : "this CPU has no dot products (FEAT_DotProd)";
 }
 
 #endif
 
-std::string no_obstacle() { return std::string(); }
+const char* no_obstacle() { return nullptr; }
 
-struct Level {
+struct Entry {
   const char* name;
   const Kernels* (*kernels)();
-  std::string (*obstacle)();
+  const char* (*obstacle)();
 };
 
 // The levels of this architecture, best last.
-constexpr Level kLevels[] = {
+constexpr Entry kLevels[] = {
     {"scalar", kernels_scalar, no_obstacle},
 #if defined(__x86_64__) || defined(_M_X64)
     {"avx2", kernels_avx2, avx2_obstacle},
@@ -101,10 +105,16 @@ static_assert(sizeof kLevels / sizeof *kLevels <= kMaxLevels, "arrays of levels 
 
 }  // namespace
 
+int known_levels(Level* levels) {
+  int count = 0;
+  for (const Entry& level : kLevels) levels[count++] = {level.name, level.obstacle()};
+  return count;
+}
+
 int available_levels(const Kernels** tables) {
   int count = 0;
-  for (const Level& level : kLevels) {
-    if (level.obstacle().empty()) tables[count++] = level.kernels();
+  for (const Entry& level : kLevels) {
+    if (level.obstacle() == nullptr) tables[count++] = level.kernels();
   }
   return count;
 }
@@ -112,35 +122,12 @@ int available_levels(const Kernels** tables) {
 int levels_not_used(const Kernels* used, const std::string& chosen_by, LevelNotUsed* levels) {
   int count = 0;
   bool better = false;
-  for (const Level& level : kLevels) {
+  for (const Entry& level : kLevels) {
     if (better) {
-      const std::string obstacle = level.obstacle();
-      levels[count++] = {level.name, obstacle.empty() ? chosen_by + " asks for " + used->name : obstacle};
+      const char* obstacle = level.obstacle();
+      levels[count++] = {level.name, obstacle != nullptr ? obstacle : chosen_by + " asks for " + used->name};
     }
     better = better || level.kernels() == used;
-  }
-  return count;
-}
-
-int known_levels(Level* levels) {
-  static constexpr Level kNeeds[] = {
-      {"scalar", "nothing"},
-#if defined(__x86_64__) || defined(_M_X64)
-      {"avx2", "a CPU with AVX2, and a system that saves its registers"},
-      {"avx512vnni", "a CPU with AVX-512 F, BW, DQ, VL and VNNI, and a system that saves its registers"},
-#elif defined(__aarch64__)
-      {"neon", "nothing"},
-      {"neondot", "a CPU with dot products (FEAT_DotProd), and a system that tells of them"},
-#endif
-  };
-  const Kernels* tables[kMaxLevels];
-  const int available = available_levels(tables);
-  int count = 0;
-  for (Level level : kNeeds) {
-    for (int i = 0; i < available; ++i) {
-      if (std::strcmp(tables[i]->name, level.name) == 0) level.missing = nullptr;
-    }
-    levels[count++] = level;
   }
   return count;
 }
@@ -167,8 +154,8 @@ Status select_kernels(const std::string& name, const Kernels** kernels) {
   }
   if (wanted.empty()) return Status();
   std::string reason;
-  for (const Level& level : kLevels) {
-    if (wanted == level.name) reason = " (" + level.obstacle() + ")";
+  for (const Entry& level : kLevels) {
+    if (wanted == level.name) reason = std::string(" (") + level.obstacle() + ")";
   }
   return Status::error(std::string(from_environment ? "GHOST_ISA" : "level") + " is '" + wanted +
                        "', which this machine cannot run" + reason + "; choose one of: " + level_names() + ".");

@@ -12,7 +12,7 @@ constexpr int kMaxLevels = 4;
 
 struct Level {
   const char* name;
-  const char* missing;  // nullptr if it can run here, else what it needs
+  const char* missing;  // nullptr if it can run here, else why not: "this CPU has no AVX-VNNI", ...
 };
 
 // The levels made for this kind of CPU, best last; returns how many.
