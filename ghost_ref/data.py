@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ import numpy as np
 from ghost_ref.config import EOS, SEP
 from ghost_ref.errors import GhostError
 
-SETS = {name: files("ghost_ref").joinpath("datasets", f"{name}.jsonl")
+SETS = {name: Path(__file__).parent / "datasets" / f"{name}.jsonl"
         for name in ("qa10", "qa20", "hard", "qa20_perturbed", "qa20_paraphrase")}
 """Name of each shipped question set, and its packaged file."""
 

@@ -12,7 +12,6 @@ import numpy as np
 from ghost_ref.config import EOS, SEP, ModelConfig, SamplingConfig
 from ghost_ref.data import encode_prompt
 from ghost_ref.errors import GhostError
-from ghost_ref.packed import load_packed
 from ghost_ref.sampling import choose_byte
 from ghost_ref.state import State, initial_state, state_shapes
 from ghost_ref.text_stream import Utf8Stream
@@ -54,6 +53,7 @@ class ReferenceEngine:
     def __init__(self, path: str | Path) -> None:
         from ghost_ref import ops
         from ghost_ref.numerics import flush_check
+        from ghost_ref.packed import load_packed
 
         flush_check()
         self.ops = ops
