@@ -11,6 +11,8 @@
 
 namespace ghost {
 
+constexpr int kMaxThreads = 256;
+
 // A range [begin, end) of items.
 struct Share {
   int begin, end;
@@ -37,32 +39,40 @@ class Team {
   // One run at a time: the owner locks.
   void run(void (*function)(void* argument, int index), void* argument);
 
-  // Inside run: returns when every member has called it. What one member wrote before is visible to all after.
-  void barrier();
+  // Inside run, by member `index`: returns when every member has called it. What one member wrote before is visible to
+  // all after.
+  void barrier(int index) {
+    if (size_ > 1) meet(index);
+  }
 
  private:
-  using Counter = std::atomic<unsigned>;
-
-  struct Worker {
+  // Counts up; whoever waits for a number spins on a cache line of its own.
+  struct alignas(64) Counter {
+    std::atomic<unsigned> value{0};
+  };
+  static constexpr int kRounds = 8;  // 2^8 threads
+  struct Place {
+    Counter arrived[kRounds];
+    unsigned meetings = 0;  // barriers passed
     Team* team = nullptr;
     int index = 0;
-    pthread_t thread{};
+    pthread_t thread{};  // POSIX threads: std::thread has no way to fail but an exception
   };
+  static_assert(kMaxThreads <= 1 << kRounds, "a barrier of 2^kRounds members");
 
   void work(int index);
   void stop();
-  void advance(Counter* counter);
-  void wait_for_change(const Counter& counter, unsigned from);
+  void meet(int index);
+  void set(Counter* counter, unsigned value);
+  void wait_for(const Counter& counter, unsigned value);
 
   int size_ = 1;
-  int spins_ = 0;
-  int started_ = 0;
-  Buffer<Worker> workers_;  // POSIX threads: std::thread has no way to fail but an exception
+  bool crowded_ = false;
+  int started_ = 0;  // workers, in the places from 1
+  Buffer<Place> places_;
   void (*function_)(void*, int) = nullptr;
   void* argument_ = nullptr;
-  alignas(64) Counter runs_{0};
-  alignas(64) Counter barriers_{0};          // that everybody has reached
-  alignas(64) std::atomic<int> arrived_{0};  // members at the current barrier
+  Counter runs_;
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
