@@ -250,17 +250,16 @@ Outputs conv_silu(const Kernels& kernels, const Case& vectors) {
   const Array weight = vectors.array("weight", {channels, -1});
   const int taps = weight.shape[1];
   if (taps > ghost::kMaxTaps) vectors.refuse("has more than 16 taps");
-  Rows taps_first(taps, channels), bias = rows_of(vectors.array("bias", {channels})), y(tokens, channels);
+  Rows taps_first(taps, channels), bias = rows_of(vectors.array("bias", {channels})), rows = rows_of(x);
   for (int c = 0; c < channels; ++c) {
     for (int k = 0; k < taps; ++k) taps_first.row(k)[c] = weight.row(c)[k];
   }
-  Rows window(taps - 1 + tokens, channels);
+  Rows window(taps - 1, channels);
   window.fill(vectors.array("past", {taps - 1, channels}).values.data(), taps - 1, 0);
-  window.fill(x.values.data(), tokens, taps - 1);
-  const ghost::ConvArguments arguments{taps_first.data(), bias.data(), window.data(), y.data(),
-                                       taps,              tokens,      y.stride()};
+  const ghost::ConvArguments arguments{taps_first.data(), bias.data(), window.data(), rows.data(),
+                                       rows.data(),       taps,        tokens,        rows.stride()};
   kernels.conv_silu(&arguments, 0, ghost::blocks_of(channels));
-  return {{"y", y.values()}, {"present", window.values(tokens)}};
+  return {{"y", rows.values()}, {"present", window.values()}};
 }
 
 // (channels, states) to the scan's layout [blocks][states][16], and back.

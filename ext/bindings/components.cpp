@@ -111,21 +111,20 @@ py::tuple conv_silu(const py::object& x, const py::object& weight, const py::obj
   const Kernels& kernels = kernels_at(level);
   const FpControl control;
   const py::array input = check_rows(x, "x");
-  const py::ssize_t tokens = input.shape(0), channels = input.shape(1);
+  const py::ssize_t channels = input.shape(1);
   const py::array w = check_array(weight, "weight", "float32", {channels, -1});
   const py::ssize_t taps = w.shape(1);
   if (taps < 1 || taps > kMaxTaps) throw py::value_error("weight must have 1 to 16 columns, one for every tap.");
-  PaddedRows taps_first(taps, channels), window(taps - 1 + tokens, channels), y(tokens, channels);
+  PaddedRows taps_first(taps, channels), window(taps - 1, channels), rows(input);
   for (py::ssize_t c = 0; c < channels; ++c) {
     for (py::ssize_t k = 0; k < taps; ++k) taps_first.row(static_cast<int>(k))[c] = data_of<float>(w)[c * taps + k];
   }
   PaddedRows b(check_vector(bias, "bias", channels));
   window.fill(check_array(past, "past", "float32", {taps - 1, channels}), 0);
-  window.fill(input, static_cast<int>(taps - 1));
-  const ConvArguments arguments{taps_first.data(), b.data(), window.data(), y.data(), static_cast<int>(taps), y.rows(),
-                                y.stride()};
-  kernels.conv_silu(&arguments, 0, blocks_of(y.columns()));
-  return py::make_tuple(y.array(), window.array(y.rows()));
+  const ConvArguments arguments{taps_first.data(), b.data(),    window.data(),          rows.data(),
+                                rows.data(),       static_cast<int>(taps), rows.rows(), rows.stride()};
+  kernels.conv_silu(&arguments, 0, blocks_of(rows.columns()));
+  return py::make_tuple(rows.array(), window.array());
 }
 
 py::tuple scan_gated(const py::object& dt_raw, const py::object& dt_bias, const py::object& x, const py::object& z,

@@ -50,47 +50,78 @@ void store_new_slots(const AttentionArguments& a, int n) {
 
 // u += o_proj(attention(norm(u)))
 void Member::attention(const LayerWeights& w, int layer, int n) {
-  const int d = config_.d_model, d_stride = work_.d_stride, heads = config_.n_heads;
-  const StateLayout::Layer& at = pass_.state.layout().layers[static_cast<size_t>(layer)];
-  int32_t& count = pass_.state.count[static_cast<size_t>(layer)];
+  barrier();
   norm_rows(work_.u.data(), w.norm_attention, n, kWholeRow);
-  linear(w.attention.q, rows(n), n, work_.query.data(), d_stride);
-  const Share blocks = own_share(w.attention.k.blocks());
+  project_heads(w, layer, n);
+  barrier();
+  answer_heads(layer, n);
+  barrier();
+
+  QuantisedRows& read = rows(n).outer;
+  quantise_rows(&read, work_.read.data(), work_.d_stride, config_.d_model, n, kWholeRow);
+  const Share blocks = own_share(w.attention.o.blocks());
+  linear(w.attention.o, read, n, blocks, work_.out.data(), work_.d_stride);
+  add_to_u(n, blocks);
+  for (int s = 0; index_ == 0 && s < pass_.stream_count; ++s) {
+    const int size = kept_of(s).end - kept_of(s).begin;
+    store_new_slots(attention_arguments(layer, s), size);
+    pass_.streams[s].state->count[static_cast<size_t>(layer)] += size;
+  }
+}
+
+// The queries, and every strided token's key and value: in the rows from the stream's first one on, in time order.
+void Member::project_heads(const LayerWeights& w, int layer, int n) {
+  const QuantisedRows& x = rows(n).outer;
+  const Share blocks = own_share(w.attention.q.blocks());
+  linear(w.attention.q, x, n, blocks, work_.query.data(), work_.d_stride);
   const int stride = config_.attention_stride;
-  size_t row = 0;
-  for (int t = first_strided(count, stride); t < n; t += stride, ++row) {
-    const Activations x = activations(rows(n), t, 1);
-    float* key = work_.new_keys.data() + row * d_stride;
-    float* value = work_.new_values.data() + row * d_stride;
-    kernels_.linear(w.attention.k.view(), &x, key, d_stride, blocks.begin, blocks.end);
-    kernels_.linear(w.attention.v.view(), &x, value, d_stride, blocks.begin, blocks.end);
-    if (index_ == 0) work_.new_bias[row] = pass_.weights.byte_importance[pass_.tokens[own_.kept[t]]];
+  for (int s = 0; s < pass_.stream_count; ++s) {
+    const Share kept = kept_of(s);
+    size_t row = static_cast<size_t>(kept.begin);
+    const int32_t count = pass_.streams[s].state->count[static_cast<size_t>(layer)];
+    for (int t = kept.begin + first_strided(count, stride); t < kept.end; t += stride, ++row) {
+      const Activations one = activations(x, t, 1);
+      float* key = work_.new_keys.data() + row * work_.d_stride;
+      float* value = work_.new_values.data() + row * work_.d_stride;
+      kernels_.linear(w.attention.k.view(), &one, key, work_.d_stride, blocks.begin, blocks.end);
+      kernels_.linear(w.attention.v.view(), &one, value, work_.d_stride, blocks.begin, blocks.end);
+      if (index_ == 0) work_.new_bias[row] = pass_.weights.byte_importance[pass_.tokens[own_.kept[t]]];
+    }
   }
-  barrier();
+}
 
-  const AttentionArguments arguments{pass_.state.at(at.keys), pass_.state.at(at.values), pass_.state.at(at.bias),
-                                     work_.new_keys.data(),   work_.new_values.data(),   work_.new_bias.data(),
-                                     count,                   stride,                    config_.attention_slots,
-                                     heads,                   d / heads,                 d_stride};
+AttentionArguments Member::attention_arguments(int layer, int stream) {
+  State& state = *pass_.streams[stream].state;
+  const StateLayout::Layer& at = state_of(layer);
+  const size_t row = static_cast<size_t>(kept_of(stream).begin), first = row * work_.d_stride;
+  return {state.at(at.keys),
+          state.at(at.values),
+          state.at(at.bias),
+          work_.new_keys.data() + first,
+          work_.new_values.data() + first,
+          work_.new_bias.data() + row,
+          state.count[static_cast<size_t>(layer)],
+          config_.attention_stride,
+          config_.attention_slots,
+          config_.n_heads,
+          config_.d_model / config_.n_heads,
+          work_.d_stride};
+}
+
+// This member's share of all tokens' heads.
+void Member::answer_heads(int layer, int n) {
+  const int heads = config_.n_heads;
   const Share items = own_share(n * heads);
-  for (int i = items.begin; i < items.end; ++i) {
-    const size_t at_row = static_cast<size_t>(i / heads) * d_stride;
-    answer_head(kernels_, arguments, work_.query.data() + at_row, arguments.count + i / heads, i % heads,
-                own_.slots.data(), work_.read.data() + at_row);
+  for (int s = 0; s < pass_.stream_count; ++s) {
+    const Share kept = kept_of(s);
+    const AttentionArguments arguments = attention_arguments(layer, s);
+    for (int i = std::max(items.begin, kept.begin * heads); i < std::min(items.end, kept.end * heads); ++i) {
+      const int t = i / heads;
+      const size_t row = static_cast<size_t>(t) * work_.d_stride;
+      answer_head(kernels_, arguments, work_.query.data() + row, arguments.count + (t - kept.begin), i % heads,
+                  own_.slots.data(), work_.read.data() + row);
+    }
   }
-  barrier();
-
-  quantise_rows(work_.read.data(), d_stride, d, n, kWholeRow);
-  const Share columns = linear(w.attention.o, rows(n), n, work_.out.data(), d_stride);
-  for (int t = 0; t < n; ++t) {
-    const size_t at_row = static_cast<size_t>(t) * d_stride;
-    for (int i = columns.begin; i < columns.end; ++i) work_.u[at_row + i] = work_.u[at_row + i] + work_.out[at_row + i];
-  }
-  if (index_ == 0) {
-    store_new_slots(arguments, n);
-    count += n;
-  }
-  barrier();
 }
 
 }  // namespace ghost

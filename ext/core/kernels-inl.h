@@ -100,16 +100,31 @@ void unit(const float* x, int n, float* y) {
   for (int i = 0; i < n; i += kStep) store(y + i, load<V>(x + i) / length);
 }
 
+// kStep channels starting at c; kTaps is the number of taps, or 0: as the arguments say. The inputs that a token sees
+// stay in registers.
+template <int kTaps>
+GHOST_INLINE void conv_channels(const ConvArguments& a, int c) {
+  const int past = (kTaps > 0 ? kTaps : a.taps) - 1;
+  const V bias = load<V>(a.bias + c);
+  V weight[kMaxTaps], seen[kMaxTaps];  // seen[past]: the token's own
+  for (int k = 0; k <= past; ++k) weight[k] = load<V>(a.weight + int64_t{k} * a.stride + c);
+  for (int k = 0; k < past; ++k) seen[k] = load<V>(a.past + int64_t{k} * a.stride + c);
+  for (int t = 0; t < a.tokens; ++t) {
+    seen[past] = load<V>(a.x + int64_t{t} * a.stride + c);
+    V sum{};
+    for (int k = 0; k <= past; ++k) sum = sum + weight[k] * seen[k];
+    store(a.out + int64_t{t} * a.stride + c, vsilu(sum + bias));
+    for (int k = 0; k < past; ++k) seen[k] = seen[k + 1];
+  }
+  for (int k = 0; k < past; ++k) store(a.past + int64_t{k} * a.stride + c, seen[k]);
+}
+
 void conv_silu(const ConvArguments* arguments, int begin, int end) {
-  const ConvArguments& a = *arguments;
   for (int c = begin * kBlock; c < end * kBlock; c += kStep) {
-    const V bias = load<V>(a.bias + c);
-    for (int t = 0; t < a.tokens; ++t) {
-      V sum{};
-      for (int k = 0; k < a.taps; ++k) {
-        sum = sum + load<V>(a.weight + int64_t{k} * a.stride + c) * load<V>(a.window + int64_t{t + k} * a.stride + c);
-      }
-      store(a.out + int64_t{t} * a.stride + c, vsilu(sum + bias));
+    if (arguments->taps == 4) {
+      conv_channels<4>(*arguments, c);
+    } else {
+      conv_channels<0>(*arguments, c);
     }
   }
 }

@@ -50,8 +50,9 @@ struct Activations {
 struct ConvArguments {
   const float* weight;  // [taps][stride]
   const float* bias;    // [stride]
-  float* window;        // [taps - 1 + tokens][stride]: the last taps - 1 inputs, then the new ones
-  float* out;           // [tokens][stride]
+  float* past;          // [taps - 1][stride]: the inputs before x, oldest first; the call advances them
+  const float* x;       // [tokens][stride]
+  float* out;           // [tokens][stride]; may be x
   int taps, tokens, stride;
 };
 

@@ -13,6 +13,10 @@ namespace ghost {
 inline int blocks_of(int n) { return (n + kBlock - 1) / kBlock; }
 inline int padded(int n) { return blocks_of(n) * kBlock; }
 
+// Floats from row to row of n: padded, and an odd number of cache lines. Rows a power of two apart would share a few
+// sets of the cache when a kernel goes down a column.
+inline int row_stride(int n) { return n > 0 ? (blocks_of(n) | 1) * kBlock : 0; }
+
 // The value of an IEEE binary16 number, exactly.
 float half_to_float(uint16_t half);
 

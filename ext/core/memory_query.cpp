@@ -8,6 +8,7 @@ namespace ghost {
 // u += sigmoid(g x + b) * o_proj(read), x = norm(u)
 void Member::memory_query(const LayerWeights& w, int layer, int n) {
   const int d = config_.d_model, stride = work_.d_stride;
+  barrier();
   norm_rows(work_.u.data(), w.norm_memory, n, kWholeRow);
   TokenRows& r = rows(n);
   const Share tokens = row_share(n);
@@ -16,7 +17,8 @@ void Member::memory_query(const LayerWeights& w, int layer, int n) {
     gate = kernels_.lane_dot(r.row_at(t), w.memory_gate.data(), d) + w.memory_gate_bias;
     kernels_.map(Function::kSigmoid, &gate, &gate, 1);
   }
-  linear(w.memory.q, r, n, work_.query.data(), stride);
+  const Share blocks = own_share(w.memory.q.blocks());
+  linear(w.memory.q, r.outer, n, blocks, work_.query.data(), stride);
   barrier();
 
   for (int t = tokens.begin; t < tokens.end; ++t) {
@@ -25,16 +27,15 @@ void Member::memory_query(const LayerWeights& w, int layer, int n) {
   rows_done(n);
   read_memory(w, layer, n);
 
-  quantise_rows(work_.read.data(), stride, d, n, kWholeRow);
-  const Share columns = linear(w.memory.o, r, n, work_.out.data(), stride);
+  quantise_rows(&r.outer, work_.read.data(), stride, d, n, kWholeRow);
+  linear(w.memory.o, r.outer, n, blocks, work_.out.data(), stride);
   for (int t = 0; t < n; ++t) {
     const float gate = r.gate[static_cast<size_t>(t)];
     const size_t row = static_cast<size_t>(t) * stride;
-    for (int i = columns.begin; i < columns.end; ++i) {
+    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) {
       work_.u[row + i] = work_.u[row + i] + gate * work_.out[row + i];
     }
   }
-  barrier();
 }
 
 // read = sum over entries of softmax(score_scale * <unit query, unit key>) * value; the null slot only takes its share.

@@ -95,7 +95,8 @@ Status Model::feed(State* state, const uint8_t* tokens, int64_t n, bool last_onl
     for (int64_t start = turn; start < std::min(n, turn + kTurn); start += kChunk) {
       const int length = static_cast<int>(std::min<int64_t>(kChunk, n - start));
       const bool last = start + length == n;
-      Pass pass{weights_, *kernels_, memory_, team_, work_, *state, tokens + start, length, 0, logits, hidden};
+      const Stream stream{state, 0, length};
+      Pass pass{weights_, *kernels_, memory_, team_, work_, &stream, 1, tokens + start, length, 0, logits, hidden};
       if (last_only) pass.first_output = last ? length - 1 : length;
       ghost::run(&pass);
       if (last_only) continue;

@@ -19,62 +19,83 @@ Member::Member(Pass* pass, int index)
       own_(pass->work.members[static_cast<size_t>(index)]),
       index_(index) {}
 
-void Member::quantise(TokenRows* rows, int t, const float* x, int size, int group) {
+void Member::quantise(QuantisedRows* rows, int t, const float* x, int size, int group) {
   kernels_.quantise_row(x, size, group, rows->q.data() + static_cast<size_t>(t) * rows->width,
                         rows->scale.data() + t, rows->sums.data() + static_cast<size_t>(t) * rows->sums_stride);
 }
 
-Activations Member::activations(const TokenRows& rows, int first, int count) const {
+Activations Member::activations(const QuantisedRows& rows, int first, int count) const {
   const size_t t = static_cast<size_t>(first);
   return {rows.q.data() + t * rows.width, rows.scale.data() + t, rows.sums.data() + t * rows.sums_stride,
           count, rows.width, rows.sums_stride};
 }
 
-void Member::quantise_rows(const float* x, int stride, int size, int n, int group) {
-  TokenRows& into = rows(n);
+void Member::quantise_rows(QuantisedRows* into, const float* x, int stride, int size, int n, int group) {
   const Share mine = row_share(n);
-  for (int t = mine.begin; t < mine.end; ++t) quantise(&into, t, x + static_cast<size_t>(t) * stride, size, group);
+  for (int t = mine.begin; t < mine.end; ++t) quantise(into, t, x + static_cast<size_t>(t) * stride, size, group);
   rows_done(n);
 }
 
 void Member::norm_rows(const float* x, const Vector& gain, int n, int group) {
-  const int d = config_.d_model;
   TokenRows& into = rows(n);
   const Share mine = row_share(n);
   for (int t = mine.begin; t < mine.end; ++t) {
-    kernels_.rms_norm(x + static_cast<size_t>(t) * work_.d_stride, gain.data(), d, into.row_at(t));
-    quantise(&into, t, into.row_at(t), d, group);
+    kernels_.rms_norm(x + static_cast<size_t>(t) * work_.d_stride, gain.data(), config_.d_model, into.row_at(t));
+    quantise(&into.outer, t, into.row_at(t), config_.d_model, group);
   }
   rows_done(n);
 }
 
-Share Member::linear(const Matrix& w, const TokenRows& rows, int n, float* y, int stride) {
-  const Share blocks = own_share(w.blocks());
+void Member::linear(const Matrix& w, const QuantisedRows& rows, int n, Share blocks, float* y, int stride) {
   const Activations x = activations(rows, 0, n);
   kernels_.linear(w.view(), &x, y, stride, blocks.begin, blocks.end);
-  return {blocks.begin * kBlock, blocks.end * kBlock};
+}
+
+float* Member::embedding_row(int t, int s) {
+  if (pass_.length == 1) return own_.embeddings.data();
+  return work_.embeddings.data() + static_cast<size_t>(t + s * (config_.d_conv - 1)) * config_.d_model;
+}
+
+// Every stream's last embeddings and the new ones.
+void Member::embed() {
+  const size_t taps = static_cast<size_t>(config_.d_conv - 1), d = static_cast<size_t>(config_.d_model);
+  const Share mine = row_share(pass_.length);
+  for (int s = 0; s < pass_.stream_count; ++s) {
+    const Stream& stream = pass_.streams[s];
+    for (int t = std::max(mine.begin, stream.begin); t < std::min(mine.end, stream.end); ++t) {
+      float* row = embedding_row(t, s);
+      if (t == stream.begin) copy(row, stream.state->at(stream.state->layout().tokenizer), taps * d);
+      pass_.weights.embedding.row(pass_.tokens[t], row + taps * d);
+    }
+  }
+  rows_done(pass_.length);
 }
 
 // h = e + silu(W [e_{t-K+1} | ... | e_t] + b)
 void Member::tokenizer() {
-  const int d = config_.d_model, taps = config_.d_conv - 1, n = pass_.length;
+  const int d = config_.d_model, n = pass_.length;
   const Weights& w = pass_.weights;
-  float* e = work_.embeddings.data();
-  if (index_ == 0) {
-    copy(e, pass_.state.at(pass_.state.layout().tokenizer), static_cast<size_t>(taps) * d);
-    for (int t = 0; t < n; ++t) w.embedding.row(pass_.tokens[t], e + static_cast<size_t>(taps + t) * d);
+  embed();
+  QuantisedRows& windows = rows(n).outer;
+  const Share tokens = row_share(n), blocks = own_share(w.tokenizer.blocks());
+  for (int s = 0; s < pass_.stream_count; ++s) {
+    const Stream& stream = pass_.streams[s];
+    for (int t = std::max(tokens.begin, stream.begin); t < std::min(tokens.end, stream.end); ++t) {
+      quantise(&windows, t, embedding_row(t, s), config_.d_conv * d, kWholeRow);
+    }
   }
-  barrier();
-  quantise_rows(e, d, config_.d_conv * d, n, kWholeRow);
-  const Share mine = linear(w.tokenizer, rows(n), n, work_.out.data(), work_.d_stride);
-  const int end = std::min(mine.end, d);
-  for (int t = 0; t < n; ++t) {
-    float* h = work_.h.data() + static_cast<size_t>(t) * work_.d_stride;
-    float* y = work_.out.data() + static_cast<size_t>(t) * work_.d_stride;
-    const float* e_t = e + static_cast<size_t>(taps + t) * d;
-    for (int i = mine.begin; i < end; ++i) y[i] = y[i] + w.tokenizer_bias[static_cast<size_t>(i)];
-    if (mine.begin < end) kernels_.map(Function::kSilu, y + mine.begin, y + mine.begin, end - mine.begin);
-    for (int i = mine.begin; i < end; ++i) h[i] = e_t[i] + y[i];
+  rows_done(n);
+  linear(w.tokenizer, windows, n, blocks, work_.out.data(), work_.d_stride);
+  const int begin = blocks.begin * kBlock, end = std::min(blocks.end * kBlock, d);
+  for (int s = 0; s < pass_.stream_count && begin < end; ++s) {
+    for (int t = pass_.streams[s].begin; t < pass_.streams[s].end; ++t) {
+      float* h = work_.h.data() + static_cast<size_t>(t) * work_.d_stride;
+      float* y = work_.out.data() + static_cast<size_t>(t) * work_.d_stride;
+      const float* e = embedding_row(t, s) + (config_.d_conv - 1) * d;
+      for (int i = begin; i < end; ++i) y[i] = y[i] + w.tokenizer_bias[static_cast<size_t>(i)];
+      kernels_.map(Function::kSilu, y + begin, y + begin, end - begin);
+      for (int i = begin; i < end; ++i) h[i] = e[i] + y[i];
+    }
   }
   barrier();
 }
@@ -82,52 +103,72 @@ void Member::tokenizer() {
 // The depth D_t and the next-byte log-probabilities of every token, from the tokenizer's output.
 void Member::predictors() {
   const Weights& w = pass_.weights;
-  const int d = config_.d_model, n = pass_.length;
-  const bool depth = !config_.depth_layers.empty(), surprise = !config_.surprise_layers.empty();
-  if (!depth && !surprise) return;
-  const Share tokens = own_share(n);
-  for (int t = tokens.begin; depth && t < tokens.end; ++t) {
-    const float* h = work_.h.data() + static_cast<size_t>(t) * work_.d_stride;
-    float logit = kernels_.lane_dot(h, w.depth.data(), d) + w.depth_bias + w.byte_importance[pass_.tokens[t]];
-    kernels_.map(Function::kSigmoid, &logit, &logit, 1);
-    work_.depth[static_cast<size_t>(t)] = static_cast<float>(config_.n_layers) * logit;
-  }
-  if (surprise) {
-    quantise_rows(work_.h.data(), work_.d_stride, d, n, kWholeRow);
-    const Share mine = linear(w.surprise, rows(n), n, work_.log_q.data(), kVocabulary);
-    for (int t = 0; t < n; ++t) {
-      float* z = work_.log_q.data() + static_cast<size_t>(t) * kVocabulary;
-      for (int i = mine.begin; i < mine.end; ++i) z[i] = z[i] + w.surprise_bias[static_cast<size_t>(i)];
-    }
-    barrier();
+  const int n = pass_.length;
+  if (!config_.depth_layers.empty()) {
+    const Share tokens = row_share(n);
     for (int t = tokens.begin; t < tokens.end; ++t) {
-      kernels_.log_softmax(work_.log_q.data() + static_cast<size_t>(t) * kVocabulary, kVocabulary);
+      const float* h = work_.h.data() + static_cast<size_t>(t) * work_.d_stride;
+      float logit = kernels_.lane_dot(h, w.depth.data(), config_.d_model) + w.depth_bias +
+                    w.byte_importance[pass_.tokens[t]];
+      kernels_.map(Function::kSigmoid, &logit, &logit, 1);
+      rows(n).depth[static_cast<size_t>(t)] = static_cast<float>(config_.n_layers) * logit;
     }
   }
+  if (!config_.surprise_layers.empty()) return surprise_logits();
+  if (!config_.depth_layers.empty()) rows_done(n);
+}
+
+void Member::surprise_logits() {
+  const Weights& w = pass_.weights;
+  const int n = pass_.length;
+  QuantisedRows& x = rows(n).outer;
+  quantise_rows(&x, work_.h.data(), work_.d_stride, config_.d_model, n, kWholeRow);
+  const Share blocks = own_share(w.surprise.blocks());
+  linear(w.surprise, x, n, blocks, work_.log_q.data(), kVocabulary);
+  for (int t = 0; t < n; ++t) {
+    float* z = work_.log_q.data() + static_cast<size_t>(t) * kVocabulary;
+    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) z[i] = z[i] + w.surprise_bias[static_cast<size_t>(i)];
+  }
+  if (n == pass_.stream_count) return;  // no token follows another one: log q is for the next chunk
+  barrier();
+  surprise_log_softmax();
   barrier();
 }
 
-// Fills own_.kept (and own_.score) with the tokens that the layer processes; returns how many. Every member decides for
+void Member::surprise_log_softmax() {
+  const Share tokens = own_share(pass_.length);
+  for (int t = tokens.begin; t < tokens.end; ++t) {
+    kernels_.log_softmax(work_.log_q.data() + static_cast<size_t>(t) * kVocabulary, kVocabulary);
+  }
+}
+
+// Whether the layer processes token t; log_q: the prediction of its byte.
+bool Member::keeps(int t, const float* log_q, int layer, const LayerWeights& w, float* score) const {
+  const uint8_t byte = pass_.tokens[t];
+  if (w.routed() && byte == kPad) return false;
+  const TokenRows& r = pass_.length == 1 ? own_.rows : work_.rows;
+  if (w.depth && !(r.depth[static_cast<size_t>(t)] > static_cast<float>(layer))) return false;
+  if (w.surprise && !(-log_q[byte] > static_cast<float>(config_.surprise_threshold))) return false;
+  if (!w.mod) return true;
+  const float* h = work_.h.data() + static_cast<size_t>(t) * work_.d_stride;
+  *score = kernels_.lane_dot(h, w.router.data(), config_.d_model) + w.router_bias;
+  return *score > 0.0f;
+}
+
+// Fills own_.kept, first and score with the tokens that the layer processes; returns how many. Every member decides for
 // itself, from the same numbers.
 int Member::select(int layer, const LayerWeights& w) {
-  const float* before = pass_.state.at(pass_.state.layout().log_q);  // log q of the last byte
-  const float threshold = static_cast<float>(config_.surprise_threshold);
   int n = 0;
-  for (int t = 0; t < pass_.length; ++t) {
-    const uint8_t byte = pass_.tokens[t];
-    if (w.routed() && byte == kPad) continue;
-    if (w.depth && !(work_.depth[static_cast<size_t>(t)] > static_cast<float>(layer))) continue;
-    if (w.surprise) {
-      const float* log_q = t == 0 ? before : work_.log_q.data() + static_cast<size_t>(t - 1) * kVocabulary;
-      if (!(-log_q[byte] > threshold)) continue;
+  for (int s = 0; s < pass_.stream_count; ++s) {
+    const Stream& stream = pass_.streams[s];
+    const float* log_q = stream.state->at(stream.state->layout().log_q);  // of the last byte
+    own_.first[s] = n;
+    for (int t = stream.begin; t < stream.end; ++t) {
+      if (keeps(t, log_q, layer, w, &own_.score[n])) own_.kept[n++] = t;
+      log_q = work_.log_q.data() + static_cast<size_t>(t) * kVocabulary;
     }
-    if (w.mod) {
-      const float* h = work_.h.data() + static_cast<size_t>(t) * work_.d_stride;
-      own_.score[n] = kernels_.lane_dot(h, w.router.data(), config_.d_model) + w.router_bias;
-      if (!(own_.score[n] > 0.0f)) continue;
-    }
-    own_.kept[n++] = t;
   }
+  own_.first[pass_.stream_count] = n;
   if (w.mod) kernels_.map(Function::kSigmoid, own_.score, own_.score, n);
   return n;
 }
@@ -145,7 +186,7 @@ void Member::head() {
   if (pass_.logits == nullptr) return;
   const ByteMatrix* w = pass_.weights.embedding.head();
   const Share blocks = own_share(w->blocks);
-  const Activations x = activations(normed, 0, n);
+  const Activations x = activations(normed.outer, 0, n);
   kernels_.linear_bytes(w, &x, pass_.logits, kVocabulary, blocks.begin, blocks.end);
 }
 
@@ -161,22 +202,32 @@ void Member::run() {
     if (w.has_memory && pass_.memory.entries > 0) memory_query(w, i, n);
     if (config_.d_ff > 0) ffn(w, n);
     leave(w, n);
-    if (index_ == 0) pass_.state.processed[static_cast<size_t>(i)] += n;
+    for (int s = 0; index_ == 0 && s < pass_.stream_count; ++s) {
+      const Share kept = kept_of(s);
+      pass_.streams[s].state->processed[static_cast<size_t>(i)] += kept.end - kept.begin;
+    }
   }
+  if (!config_.surprise_layers.empty() && pass_.length == pass_.stream_count) surprise_log_softmax();
   head();
 }
 
 void run(Pass* pass) {
   pass->team.run([](void* argument, int index) { Member(static_cast<Pass*>(argument), index).run(); }, pass);
-  State& state = pass->state;
   const Config& config = pass->weights.config;
-  const size_t d = static_cast<size_t>(config.d_model), n = static_cast<size_t>(pass->length);
-  copy(state.at(state.layout().tokenizer), pass->work.embeddings.data() + n * d, (config.d_conv - 1) * d);
-  if (!config.surprise_layers.empty()) {
-    copy(state.at(state.layout().log_q), pass->work.log_q.data() + (n - 1) * kVocabulary, kVocabulary);
+  const size_t d = static_cast<size_t>(config.d_model), taps = static_cast<size_t>(config.d_conv - 1);
+  const Vector& embeddings = pass->length == 1 ? pass->work.members[0].embeddings : pass->work.embeddings;
+  for (int s = 0; s < pass->stream_count; ++s) {
+    const Stream& stream = pass->streams[s];
+    State& state = *stream.state;
+    const size_t next = static_cast<size_t>(stream.end) + static_cast<size_t>(s) * taps;  // the row after its last one
+    copy(state.at(state.layout().tokenizer), embeddings.data() + next * d, taps * d);
+    if (!config.surprise_layers.empty()) {
+      const size_t last = static_cast<size_t>(stream.end - 1);
+      copy(state.at(state.layout().log_q), pass->work.log_q.data() + last * kVocabulary, kVocabulary);
+    }
+    state.position += stream.end - stream.begin;
+    state.seen += stream.end - stream.begin;
   }
-  state.position += pass->length;
-  state.seen += pass->length;
 }
 
 }  // namespace ghost

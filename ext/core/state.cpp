@@ -27,7 +27,7 @@ size_t StateLayout::add(const std::string& name, StateArray::Kind kind, std::vec
   int stride = 0;
   if (kind == StateArray::kRows) {
     // The tokenizer reads several rows as one, so its rows follow each other without padding.
-    stride = layer < 0 ? last(shape) : padded(last(shape));
+    stride = layer < 0 ? last(shape) : row_stride(last(shape));
     const size_t rows = shape.size() == 1 ? 1 : static_cast<size_t>(shape[0]);
     floats += (rows * stride + kBlock - 1) / kBlock * kBlock;
   } else if (kind == StateArray::kScan) {

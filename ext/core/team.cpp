@@ -10,13 +10,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A waiting member spins (the usual wait is below a microsecond), after a while it lets other threads have its core
-// between two looks, then it sleeps. Waking a sleeper takes the system some 50 microseconds: a member that slept sooner
-// would keep the others waiting so long that they sleep too, at every barrier from then on.
-constexpr auto kAlone = std::chrono::microseconds(20);
+// A waiting member spins (the usual wait is below a microsecond), then it sleeps. Waking a sleeper takes the system some
+// 50 microseconds: a member that slept sooner would keep the others waiting so long that they sleep too, at every
+// barrier from then on. It does not yield: another program on this core would get milliseconds.
 constexpr auto kAwake = std::chrono::microseconds(200);
-constexpr int kLooks = 32;          // between two looks at the clock
-constexpr int kLooksWhenCrowded = 4;  // more members than cores: whoever we wait for may need this one
+constexpr int kLooks = 32;            // between two looks at the clock
+constexpr int kLooksWhenCrowded = 4;  // more members than cores: whoever we wait for may need this one, so yield
 
 void pause() {
 #if defined(__x86_64__) || defined(_M_X64)
@@ -103,7 +102,7 @@ void Team::wait_for(const Counter& counter, unsigned value) {
       if (arrived(std::memory_order_acquire)) return;
       pause();
     }
-    if (crowded_ || waited > kAlone) std::this_thread::yield();
+    if (crowded_) std::this_thread::yield();
     const Clock::time_point now = Clock::now();
     if (start == Clock::time_point{}) start = now;
     waited = now - start;

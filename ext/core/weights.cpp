@@ -178,11 +178,11 @@ void load_mixer(Loader* loader, const std::string& name, const Config& config, c
                 MixerWeights* w) {
   const int d = config.d_model, E = config.d_inner(), N = config.d_state, R = config.dt_rank, K = config.d_conv;
   loader->matrix(name + ".in_proj", {{E, &w->in_x}, {E, &w->in_z}}, d);
-  const size_t stride = static_cast<size_t>(padded(E));
-  loader->int8_rows(name + ".conv1d.weight", E, K, stride * K, &w->conv_weight,
-                    [&](int channel, int tap) { return tap * stride + channel; });
+  const size_t stride = static_cast<size_t>(padded(E)), conv_stride = static_cast<size_t>(row_stride(E));
+  loader->int8_rows(name + ".conv1d.weight", E, K, conv_stride * K, &w->conv_weight,
+                    [&](int channel, int tap) { return tap * conv_stride + channel; });
   loader->vector(name + ".conv1d.bias", E, &w->conv_bias);
-  loader->matrix(name + ".x_proj", {{R, &w->x_r}, {2 * N, &w->x_bc}}, E);
+  loader->matrix(name + ".x_proj", R + 2 * N, E, &w->x);
   loader->matrix(name + ".dt_proj", E, R, &w->dt);
   loader->vector(name + ".dt_proj.bias", E, &w->dt_bias);
   const auto scan_index = [&](int channel, int n) {

@@ -17,9 +17,9 @@ using Vector = Buffer<float>;
 
 struct MixerWeights {
   Matrix in_x, in_z;        // the two halves of in_proj, (E, d)
-  Vector conv_weight;       // [d_conv][padded E]
+  Vector conv_weight;       // [d_conv][row_stride(E)]
   Vector conv_bias;         // E
-  Matrix x_r, x_bc;         // x_proj: (R, E), and B with C (2N, E)
+  Matrix x;                 // x_proj: (R + 2N, E)
   Matrix dt;                // (E, R)
   Vector dt_bias;           // E
   Vector A;                 // [blocks of E][N][16]
