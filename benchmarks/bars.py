@@ -5,6 +5,7 @@ A bar is judged by the median over the turns of the worst problem it covers.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,25 +66,26 @@ def faster(peer: str, level: str, shapes: Iterable[tuple[int, int]], gemm: bool 
     return figures
 
 
+def kernel_cases(results: Measured, level: str, gemm: bool, value: str, scale: float) -> dict[str, Figure]:
+    """Figures of kernel_speed.py's products alone, whose share of the peak is measured right before and after each."""
+    found = {}
+    for case in results["limits"]["cases"] if "limits" in results else []:
+        samples = case["samples"].get(level)
+        if case["kind"] == "trits" and (case["tokens"] > 1) == gemm and samples:
+            values = [scale * sample[value] for sample in samples]
+            found[label(Cell(case, "product"))] = {"median": statistics.median(values), "lowest": min(values),
+                                                   "highest": max(values)}
+    return found
+
+
 def of_peak(gemm: bool):
     """Figures: percent of the VNNI peak that the product alone reaches."""
-    def figures(results: Measured) -> dict[str, Figure]:
-        name = f"ghost {BEST_LEVEL}, product"
-        return {label(cell): {k: 100 * v for k, v in ratios(cell.samples["VNNI peak"], cell.samples[name]).items()}
-                for cell in product_cells(results, EVERY, gemm) if {"VNNI peak", name} <= set(cell.samples)}
-    return figures
+    return lambda results: kernel_cases(results, BEST_LEVEL, gemm, "share", 100)
 
 
 def rate(level: str):
-    """Figures: GMAC/s of the GEMM, quantisation included."""
-    def figures(results: Measured) -> dict[str, Figure]:
-        found = {}
-        for cell in product_cells(results, EVERY, True):
-            if samples := cell.samples.get(f"ghost {level}"):
-                size = cell.problem["rows"] * cell.problem["columns"] * cell.problem["tokens"] / 1e9
-                found[label(cell)] = ratios([size] * len(samples), samples)
-        return found
-    return figures
+    """Figures: GMAC/s of the GEMM alone."""
+    return lambda results: kernel_cases(results, level, True, "rate", 1e-9)
 
 
 def scan_faster(results: Measured) -> dict[str, Figure]:

@@ -42,8 +42,23 @@ def limits_section(report: dict[str, Any], figure: Figure, table: Table) -> str:
     rows = [[LIMITS.get(name, name), figure({"median": statistics.median(rates), "lowest": min(rates),
                                              "highest": max(rates)})]
             for name, rates in report["limits"].items()]
+    cases = [case for case in report["cases"] if case["kind"] in ("trits", "codebook", "int8")]
+    levels = list(dict.fromkeys(level for case in cases for level in case["samples"]))
+    products = [[f"{case['kind']} {case['rows']}x{case['columns']}, n = {case['tokens']}",
+                 *(_rate(case["samples"].get(level, [])) for level in levels)] for case in cases]
     return (f"## What one core can do\n\n{report['cpu']}, {report['rounds']} rounds; the loops are in "
-            "`benchmarks/kernel_speed/limits.cpp`.\n\n" + table(["", "measured"], rows))
+            "`benchmarks/kernel_speed/limits.cpp`.\n\n" + table(["", "measured"], rows)
+            + "\nGhost's products alone, without the quantisation: GMAC/s, and the share of the peak of the "
+            "instruction that the level is built on (AVX2: vpmaddubsw + vpaddw), measured right before and after each.\n\n"
+            + table(["", *levels], products))
+
+
+def _rate(samples: list[dict[str, float]]) -> str:
+    if not samples:
+        return "-"
+    rate = f"{statistics.median(sample['rate'] for sample in samples) / 1e9:.0f}"
+    shares = [sample["share"] for sample in samples if "share" in sample]
+    return f"{rate}, {statistics.median(shares):.0%}" if shares else rate
 
 
 OTHERS = {"limits": limits_section, "training": training_section}

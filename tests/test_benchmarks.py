@@ -116,6 +116,8 @@ def test_the_page_and_its_plots_from_stored_results(tmp_path):
     text = pages[0]["speed.md"].decode()
     assert "| GEMV beside TQ2_0, up to 256x1024 | ≥ 4 x | 5.00 (4.00 to 6.00), 512x256 | met |" in text
     assert "| ≥ 75 % of peak | 50.0 (50.0 to 50.0), 512x256 | **not met** |" in text
+    assert "| ≥ 90 % of peak | 100 (100 to 100), 512x256, n = 8 | met |" in text
+    assert "| ≥ 150 GMAC/s | 160 (160 to 160), 512x256, n = 8 | met |" in text
     assert "| scan, per state update, beside ggml_ssm_scan | ≥ 12 x | 20.0 (20.0 to 20.0), 64 tokens | met |" in text
     assert "| ≥ 8 x | 9.00 (9.00 to 9.00), beside Q4_0, OpenMP | met |" in text
     assert "PyTorch float32, bytes/s | ≥ 2 x | 2.50 (2.40 to 2.60), v12, compiled scan | met |" in text
