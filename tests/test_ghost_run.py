@@ -261,6 +261,8 @@ def test_info(program, path):
     assert report["threads"] == 2 and report["model_bytes"] > report["state_bytes"] > 0
     text = call(program, "info", path, "--level=scalar").stdout.decode()
     assert f"{os.path.getsize(path):,} bytes" in text and "level: scalar (set by --level)" in text
+    better = re.findall(r"^  not (\w+): (this CPU|the operating system|--level asks for scalar)", text, re.MULTILINE)
+    assert len(better) == text.count("\n  not ")
     for name, value in SMALL.to_dict().items():
         assert f"\n  {name} {json.dumps(value, separators=(',', ':')) if name != 'linear' else value}\n" in text
 
@@ -321,7 +323,7 @@ def test_aarch64_computes_the_same_bits(tiny):
                             "--level=neondot")).values()) == {expected}
     old = call(*run[:1], "-cpu", "cortex-a53", *run[1:], program, "check", str(tiny), "--prompts=100", "--threads=1")
     assert checked(old) == {(level, 1): expected for level in ("scalar", "neon")}
-    assert "neondot    not run: it needs a CPU with dot products" in old.stdout.decode()
+    assert "neondot    not run: this CPU has no dot products" in old.stdout.decode()
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
  * Results. A function that can fail returns GHOST_OK or GHOST_ERROR and then, where `error` is not NULL, has put one
  * complete sentence there. No exception leaves the library, no errno, no global or thread-local state.
  * Bits. The logits are those that the NumPy reference defines, at every instruction-set level and number of threads.
- * Bytes. A model reads and writes bytes. A question is its UTF-8 text and then GHOST_SEP; the answer ends with GHOST_EOS,
- * which ghost_generate() does not hand on.
+ * Bytes. A model reads and writes bytes. A question is its UTF-8 text and then GHOST_SEP; the answer ends with
+ * GHOST_EOS, which ghost_generate() does not hand on.
  *
  * Threads. Different models are independent. Any number of threads may use one model, each with states of its own:
  * ghost_feed(), ghost_logits() and ghost_generate() take turns, all else runs side by side. A state belongs to one call
@@ -46,10 +46,11 @@ typedef struct ghost_error {
 /* GHOST_VERSION of the library that runs, which with a shared library need not be the header's. */
 GHOST_API const char* ghost_version(void);
 
-/* --- models ------------------------------------------------------------------------------------------------------ */
+/* --- models --------------------------------------------------------------------------------------------------- */
 
 /* Reads and checks the packed model file at `path`. threads: 1..GHOST_MOST_THREADS, of which the caller's is one.
- * level: an instruction set ("scalar", "avx2", ...); NULL or "": GHOST_ISA from the environment, or the best there is. */
+ * level: an instruction set ("scalar", "avx2", ...); NULL or "": GHOST_ISA from the environment, or the best of this
+ * CPU. */
 GHOST_API int ghost_load(const char* path, int threads, const char* level, ghost_model** model, ghost_error* error);
 
 /* The model ends when it and all its states are freed, in any order. NULL is allowed. */
@@ -65,11 +66,11 @@ typedef struct ghost_info {
 
 GHOST_API ghost_info ghost_get_info(ghost_model* model);
 
-/* Level number `index` of those made for this kind of CPU, slowest first; NULL beyond the last. *missing: NULL if it can
- * run here, else why not. The strings are constants. */
+/* Level number `index` of those made for this kind of CPU, slowest first; NULL beyond the last. *missing: NULL if it
+ * can run here, else why not. The strings are constants. */
 GHOST_API const char* ghost_level(int index, const char** missing);
 
-/* --- states: one for each stream of bytes ------------------------------------------------------------------------- */
+/* --- states: one for each stream of bytes ---------------------------------------------------------------------- */
 
 /* A state before the first byte. */
 GHOST_API int ghost_new_state(ghost_model* model, ghost_state** state, ghost_error* error);
@@ -86,7 +87,7 @@ GHOST_API int ghost_feed(ghost_state* state, const uint8_t* bytes, size_t n, flo
 /* Reads n >= 1 bytes. logits: n rows of GHOST_VOCABULARY floats, row i for the byte after bytes[i]. */
 GHOST_API int ghost_logits(ghost_state* state, const uint8_t* bytes, size_t n, float* logits, ghost_error* error);
 
-/* --- generation ---------------------------------------------------------------------------------------------------- */
+/* --- generation ------------------------------------------------------------------------------------------------- */
 
 /* How the next byte is chosen (docs/sampling.md). */
 typedef struct ghost_sampling {
@@ -109,7 +110,7 @@ GHOST_API int ghost_choose(ghost_model* model, const float* logits, const ghost_
 typedef int (*ghost_on_byte)(void* context, uint8_t byte);
 
 /* Reads n >= 1 bytes of prompt, then chooses and reads bytes until GHOST_EOS, max_bytes, or until on_byte stops it.
- * The state has then read the prompt and every byte that on_byte got. *reached_eos (may be NULL): whether it was EOS. */
+ * The state has then read the prompt and every byte that on_byte got. *reached_eos (may be NULL): was it EOS? */
 GHOST_API int ghost_generate(ghost_state* state, const uint8_t* prompt, size_t n, const ghost_sampling* sampling,
                              size_t max_bytes, ghost_on_byte on_byte, void* context, int* reached_eos,
                              ghost_error* error);

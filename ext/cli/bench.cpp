@@ -155,7 +155,9 @@ bool measure_apart(const std::string& path, int threads, const Settings& setting
   close(ends[0]);
   int status = 0;
   waitpid(child, &status, 0);
-  if (!whole && WIFSIGNALED(status)) complain("The measurement was ended by signal " + std::to_string(WTERMSIG(status)) + ".");
+  if (!whole && WIFSIGNALED(status)) {
+    complain("The measurement was ended by signal " + std::to_string(WTERMSIG(status)) + ".");
+  }
   return whole;
 }
 

@@ -63,10 +63,11 @@ bool read_prompt(const ModelHandle& model, const Prompt& prompt, Result* result)
   const size_t n = prompt.bytes.size();
   std::vector<float> logits(n * GHOST_VOCABULARY);
   ghost_error error;
-  const bool read =
-      (prompt.cut == 0 || ghost_logits(state.get(), prompt.bytes.data(), prompt.cut, logits.data(), &error) == GHOST_OK) &&
-      ghost_logits(state.get(), prompt.bytes.data() + prompt.cut, n - prompt.cut,
-                   logits.data() + prompt.cut * GHOST_VOCABULARY, &error) == GHOST_OK;
+  const auto piece = [&](size_t begin, size_t end) {
+    return begin == end || ghost_logits(state.get(), &prompt.bytes[begin], end - begin,
+                                        &logits[begin * GHOST_VOCABULARY], &error) == GHOST_OK;
+  };
+  const bool read = piece(0, prompt.cut) && piece(prompt.cut, n);
   if (!read) result->wrong = error.text;
   add_logits(logits, &result->logits);
   return read;

@@ -40,13 +40,16 @@ std::string json_string(const std::string& text) {
 
 std::string describe_level(const std::string& level, const Settings& settings) {
   const char* variable = std::getenv("GHOST_ISA");
-  const char* why = !settings.level.empty()                       ? "set by --level"
-                    : variable != nullptr && *variable != '\0' ? "set by GHOST_ISA"
-                                                                 : "the best this CPU has";
-  std::string text = "level: " + level + " (" + why + ")\n";
+  const std::string asked = !settings.level.empty()                     ? "--level"
+                            : variable != nullptr && *variable != '\0' ? "GHOST_ISA"
+                                                                        : "";
+  std::string text = "level: " + level + " (" + (asked.empty() ? "the best this CPU has" : "set by " + asked) + ")\n";
   const char* missing = nullptr;
+  bool better = false;
   for (int i = 0; const char* name = ghost_level(i, &missing); ++i) {
-    if (missing != nullptr) text += std::string("  not ") + name + ": " + missing + "\n";
+    const std::string why = missing != nullptr ? missing : asked + " asks for " + level;
+    if (better) text += std::string("  not ") + name + ": " + why + "\n";
+    better = better || level == name;
   }
   return text;
 }

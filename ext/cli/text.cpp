@@ -15,8 +15,8 @@ std::string at_offset(const char* form, uint8_t byte, size_t offset) {
 }
 
 std::string reserved(uint8_t byte, size_t offset) {
-  return at_offset("The prompt holds the reserved control byte 0x%02X at offset %zu; it must be UTF-8 text, which never "
-                   "holds the bytes 0xF8 to 0xFF.", byte, offset);
+  return at_offset("The prompt holds the reserved control byte 0x%02X at offset %zu; it must be UTF-8 text, which "
+                   "never holds the bytes 0xF8 to 0xFF.", byte, offset);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ int check(const std::string& path, const Settings& settings);
 // Size, configuration, memory, level and why not a higher one.
 int info(const std::string& path, const Settings& settings);
 
-// "level: avx2 (the best this CPU has)", then a line for each level that cannot run, and why.
+// "level: avx2 (the best this CPU has)", then a line for each better level, and why not.
 std::string describe_level(const std::string& level, const Settings& settings);
 
 }  // namespace ghost_cli
