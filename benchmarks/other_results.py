@@ -49,7 +49,8 @@ def limits_section(report: dict[str, Any], figure: Figure, table: Table) -> str:
     return (f"## What one core can do\n\n{report['cpu']}, {report['rounds']} rounds; the loops are in "
             "`benchmarks/kernel_speed/limits.cpp`.\n\n" + table(["", "measured"], rows)
             + "\nGhost's products alone, without the quantisation: GMAC/s, and the share of the peak of the "
-            "instruction that the level is built on (AVX2: vpmaddubsw + vpaddw), measured right before and after each.\n\n"
+            "instruction that the level is built on (AVX2: vpmaddubsw + vpaddw), measured right before and after "
+            "each.\n\n"
             + table(["", *levels], products))
 
 
