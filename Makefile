@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard ext/core/* ext/bindings/* ext/training/*.pyx ext/training/*.h)
 
-.PHONY: demo test test-slow lint conformance mutants judge ghost-run bench clean
+.PHONY: demo test test-slow lint conformance mutants judge judge-aarch64 ghost-run bench clean
 
 demo: $(INSTALLED)          ## train, pack, verify and ask on the shipped questions
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
@@ -34,6 +34,10 @@ judge:                      ## the native core against the golden vectors, witho
 
 ghost-run:                  ## one binary without Python, and libghost with its C header, in build/device
 	$(MAKE) -s -f ext/cli/Makefile
+
+judge-aarch64:              ## the same judge for AArch64: ghost verify then runs both NEON levels in an emulator
+	$(MAKE) -s -f conformance/judge_native/Makefile CXX=aarch64-linux-gnu-g++ LDFLAGS=-static \
+	  BUILD=$(CURDIR)/build/judge-aarch64
 
 bench: $(INSTALLED)         ## speed beside peers measured in the same run; QUICK=1: does it run at all?
 	$(BIN)/python -m pip install -q -e ".[bench]"

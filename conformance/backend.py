@@ -17,7 +17,7 @@ from conformance.results import BackendInfo
 from ghost_ref.errors import GhostError
 
 GROUP = "ghost.conformance_backends"
-OWN = ("reference", "cython", "native", "kernel_bodies", "mlx", "torch")
+OWN = ("reference", "cython", "native", "emulated", "kernel_bodies", "mlx", "torch")
 """Modules of conformance.backends, each with `backends() -> list[Backend | BackendInfo]`."""
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from conformance.backends import emulated
+from conformance.results import BackendInfo
+from conformance.run import run_kit
+from ghost_ref.errors import GhostError
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "conformance" / "golden" / "v1"
@@ -127,3 +135,61 @@ def test_kernels_of_this_machine_equal_plain_arithmetic():
     make(str(own / "test-kernels"), f"BUILD={own}")
     done = subprocess.run([own / "test-kernels", "2", "100"], capture_output=True, text=True)
     assert done.returncode == 0 and " 0 failed; levels scalar" in done.stdout, done.stdout
+
+
+# --- as columns of the conformance kit --------------------------------------------------------------------------------
+
+OTHER = pytest.mark.skipif(platform.machine() in emulated.MACHINES, reason="here they are ordinary levels")
+
+
+@OTHER
+def test_the_kit_runs_the_emulated_levels(run):
+    report = run_kit(["native-neon", "native-neondot"], ["exp", "codebook_linear", "attention_stream", "forward"])
+    assert report.passed and not [b.reason for b in report.backends if b.reason]
+    cells = {(c, b.name): report.cell(c, b.name) for c in report.components for b in report.backends}
+    assert {cell.status for cell in cells.values()} == {"PASS"} and cells["forward", "native-neon"].cases >= 2
+
+
+@OTHER
+def test_the_kit_sees_a_wrong_bit_of_an_emulated_level(run, monkeypatch):
+    ask = emulated.EmulatedRuntime.ask
+
+    def faulty(self, component, arguments, file=None, **statics):
+        found = ask(self, component, arguments, file, **statics)
+        if component == "swiglu" and self.level == "neondot":
+            found["y"][-1:].view(np.uint32)[:] ^= 1
+        return found
+
+    monkeypatch.setattr(emulated.EmulatedRuntime, "ask", faulty)
+    report = run_kit(["native-neon", "native-neondot"], ["swiglu", "unit"])
+    assert {(f.component, f.backend, f.tier) for f in report.failures()} == {("swiglu", "native-neondot", "exact")}
+
+
+def test_an_emulated_level_that_refuses_or_dies_is_an_error(run):
+    runtime = emulated.EmulatedRuntime("neon")
+    with pytest.raises(GhostError, match="the runtime has no dropout"):
+        runtime.ask("dropout", {"x": np.zeros(3, np.float32)})
+    with pytest.raises(GhostError, match=r"absent\.ghost"):
+        runtime.load(Path("absent.ghost"))
+    runtime.process.kill()
+    runtime.process.wait()
+    with pytest.raises(RuntimeError, match="ghost-judge at level neon ended with exit code -9"):
+        runtime.unit(np.ones((1, 3), np.float32), "neon")
+    assert runtime.unit(np.ones((1, 1), np.float32), "neon") == 1
+
+
+@OTHER
+def test_without_the_means_the_columns_say_what_to_do(monkeypatch, tmp_path):
+    def reasons():
+        found = emulated.backends()
+        assert all(isinstance(info, BackendInfo) for info in found) and len(found) == 2
+        return {info.reason for info in found}
+
+    monkeypatch.setattr(emulated, "JUDGE", tmp_path / "ghost-judge")
+    (reason,) = reasons()
+    assert "apt-get install g++-aarch64-linux-gnu qemu-user" in reason and "make judge-aarch64" in reason
+    (tmp_path / "ghost-judge").touch()
+    os.utime(tmp_path / "ghost-judge", (0, 0))
+    monkeypatch.setattr(emulated, "EMULATOR", "sh")
+    (reason,) = reasons()
+    assert "older than its sources: make judge-aarch64" in reason

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,16 +27,15 @@ MAPPED = ("exp", "log", "log1p", "sigmoid", "silu", "softplus", "rint")
 
 
 class NativeBackend:
-    """The kernels of one level. Batches are split: the runtime has one stream at a time."""
+    """The kernels of one level. Batches are split: the runtime has one stream at a time.
+
+    native: `ghost_ref._native`, or what computes the same elsewhere, with a method load(path) for whole models."""
 
     arithmetic = BINARY32
     exact = True
 
-    def __init__(self, level: str) -> None:
-        from ghost_ref import _native
-
-        self.info = BackendInfo(f"native-{level}", f"the C++ runtime at level {level}")
-        self.level, self.native = level, _native
+    def __init__(self, level: str, native: Any, info: BackendInfo) -> None:
+        self.level, self.native, self.info = level, native, info
 
     def absence(self, component: Component, case: Case) -> Absence | None:
         if case.direction != FORWARD:
@@ -176,18 +177,19 @@ def _attention_stream(native: Any, level: str, case: Case) -> Arrays:
     return {**outputs, **{name: a[None] for name, a in zip(names, ring, strict=True)}, "present.count": count}
 
 
-def _load(level: str) -> Callable[[Any], Any]:
-    return lambda path: load(path, backend="native", level=level, threads=THREADS)
+def _load(native: Any, level: str) -> Callable[[Any], Any]:
+    own = getattr(native, "load", None)
+    return own or (lambda path: load(path, backend="native", level=level, threads=THREADS))
 
 
 def _network(native: Any, level: str, case: Case) -> Arrays:
     component = next(c for c in networks.COMPONENTS if c.name == case.component)
-    return networks.run_packed(component, case, _load(level))
+    return networks.run_packed(component, case, _load(native, level))
 
 
 def _packed_file(native: Any, level: str, case: Case) -> Arrays:
     given = case.arguments
-    results = files.read_file(given["file"], given["tokens"], given["damage"], load=_load(level))
+    results = files.read_file(given["file"], given["tokens"], given["damage"], load=_load(native, level))
     return dict(zip(("logits", "config", "refused"), results, strict=True))
 
 
@@ -214,13 +216,14 @@ FUNCTIONS: dict[str, Callable[..., Arrays]] = {
 
 
 def backends() -> list[Backend | BackendInfo]:
-    built = have_native()
-    available: list[str] = []
-    if built:
-        from ghost_ref import _native
+    """The levels of this machine's processors; those of others are in emulated.py."""
+    arm = platform.machine() in ("aarch64", "arm64")
+    known = [level for level in LEVELS if level == "scalar" or arm == level.startswith("neon")]
+    infos = [BackendInfo(f"native-{level}", f"the C++ runtime at level {level}") for level in known]
+    if not have_native():
+        why = "the C++ runtime is not built; install Ghost with a C++ compiler and without GHOST_PURE=1"
+        return [replace(info, reason=why) for info in infos]
+    from ghost_ref import _native
 
-        available = _native.levels()
-    why = "this CPU cannot run it" if built else \
-        "the C++ runtime is not built; install Ghost with a C++ compiler and without GHOST_PURE=1"
-    return [NativeBackend(level) if level in available
-            else BackendInfo(f"native-{level}", f"the C++ runtime at level {level}", why) for level in LEVELS]
+    return [NativeBackend(level, _native, info) if level in _native.levels()
+            else replace(info, reason="this CPU cannot run it") for level, info in zip(known, infos, strict=True)]

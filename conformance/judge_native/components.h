@@ -22,7 +22,12 @@ struct Implementation {
 // nullptr if the runtime has no such component.
 const Implementation* find_implementation(const std::string& component);
 
-// Feeds a case of a packed model ("model" in docs/conformance-vectors.md) at a level.
+// Feeds a case of a packed model ("model" in docs/conformance-vectors.md) at a level, with the static `threads` threads.
+// The state is fresh, or given as arguments "state.NAME"; it comes out under the same names, and the file's config as
+// the bytes of its JSON.
 Outputs run_model(const std::string& file, const std::string& level, const Case& vectors);
+
+// Answers requests on standard input until it ends (serve.cpp); the exit code.
+int serve(const ghost::Kernels& level);
 
 }  // namespace judge

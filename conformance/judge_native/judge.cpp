@@ -156,6 +156,7 @@ int run(int argc, char** argv) {
     std::puts(kHelp);
     return 0;
   }
+  if (argc == 3 && std::strcmp(argv[1], "--serve") == 0) return serve(*choose_levels(argv[2])[0]);
   if (argc != 2 && !with_level) throw BadFile(kUsage);
   const ghost::FpControl control;
   Judge judge(argv[1], choose_levels(with_level ? argv[3] : nullptr));

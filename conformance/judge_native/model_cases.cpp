@@ -27,13 +27,52 @@ void set_memory(ghost::Model& model, const Case& vectors) {
   require(model.set_memory(keys.values.data(), values.data, numbers.data(), entries));
 }
 
+bool is_integer(const ghost::StateArray& array) {
+  return array.kind == ghost::StateArray::kPosition || array.kind == ghost::StateArray::kCount;
+}
+
+int64_t size_of(const ghost::StateArray& array) {
+  int64_t size = 1;
+  for (const int n : array.shape) size *= n;
+  return is_integer(array) ? 1 : size;
+}
+
+void set_state(ghost::State* state, const Case& vectors) {
+  const std::vector<ghost::StateArray>& arrays = state->layout().arrays;
+  if (vectors.find("argument/state." + arrays[0].name) == nullptr) return;
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    const Tensor& tensor = vectors.at("argument/state." + arrays[i].name);
+    if (tensor.dtype != (is_integer(arrays[i]) ? "I32" : "F32") || tensor.size() != size_of(arrays[i])) {
+      vectors.refuse("has a state of the wrong type or shape");
+    }
+    const std::vector<uint8_t> aligned(tensor.data, tensor.data + tensor.nbytes);
+    state->write(i, aligned.data());
+  }
+}
+
+void get_state(const ghost::State& state, Outputs* found) {
+  const std::vector<ghost::StateArray>& arrays = state.layout().arrays;
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    std::vector<float>& values = (*found)["state." + arrays[i].name];
+    values.resize(static_cast<size_t>(size_of(arrays[i])));
+    if (is_integer(arrays[i])) {
+      int32_t integer = 0;
+      state.read(i, &integer);
+      values[0] = static_cast<float>(integer);
+    } else {
+      state.read(i, values.data());
+    }
+  }
+}
+
 }  // namespace
 
 Outputs run_model(const std::string& file, const std::string& level, const Case& vectors) {
   std::unique_ptr<ghost::Model> model;
   std::unique_ptr<ghost::State> state;
-  require(ghost::Model::load(file, 1, level, &model));
+  require(ghost::Model::load(file, static_cast<int>(vectors.integer("threads", 1)), level, &model));
   require(model->new_state(&state));
+  set_state(state.get(), vectors);
   set_memory(*model, vectors);
   const Tensor& tokens = vectors.at("argument/tokens");
   if (tokens.dtype != "U8" || tokens.shape.size() != 1) vectors.refuse("has tokens of the wrong type or shape");
@@ -49,7 +88,10 @@ Outputs run_model(const std::string& file, const std::string& level, const Case&
     at += size;
   }
   if (at != n) vectors.refuse("has chunks that are not its tokens");
-  return {{"logits", logits}, {"hidden", hidden}};
+  const std::string& config = model->config_json();
+  Outputs found{{"logits", logits}, {"hidden", hidden}, {"config", {config.begin(), config.end()}}};
+  get_state(*state, &found);
+  return found;
 }
 
 }  // namespace judge

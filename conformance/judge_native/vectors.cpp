@@ -209,11 +209,16 @@ std::vector<int64_t> Case::integers(const std::string& name) const {
 }
 
 Component::Component(const std::string& directory, const std::string& component)
-    : name(component),
-      description(parse(read_bytes(directory + "/" + component + ".json"), component + ".json")),
-      tensors(directory + "/" + component + ".safetensors", read_bytes(directory + "/" + component + ".safetensors")) {
-  canonical = member(description, "canonical", Kind::Bool, component + ".json").boolean;
-  for (const Json& item : member(description, "cases", Kind::Array, component + ".json").items) {
+    : Component(directory + "/" + component, read_bytes(directory + "/" + component + ".json"),
+                read_bytes(directory + "/" + component + ".safetensors")) {
+  name = component;
+}
+
+Component::Component(const std::string& where, const std::string& json, std::string safetensors)
+    : description(parse(json, where + ".json")), tensors(where + ".safetensors", std::move(safetensors)) {
+  name = member(description, "component", Kind::String, where + ".json").string;
+  canonical = member(description, "canonical", Kind::Bool, where + ".json").boolean;
+  for (const Json& item : member(description, "cases", Kind::Array, where + ".json").items) {
     cases.emplace_back(item, tensors, cases.size());
   }
 }

@@ -91,6 +91,8 @@ struct Component {
   std::vector<Case> cases;
 
   Component(const std::string& directory, const std::string& component);
+  // From the content of the two files; `where` names them in messages.
+  Component(const std::string& where, const std::string& json, std::string safetensors);
   Component(const Component&) = delete;  // the cases point into the description and the tensors
   Component& operator=(const Component&) = delete;
 };
