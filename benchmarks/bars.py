@@ -124,6 +124,22 @@ def first_byte(program: str):
     return figures
 
 
+def of_reading(results: Measured) -> dict[str, Figure]:
+    """Percent of the rate at which the codes can be read at all."""
+    cells = results["model_sizes"].find(what="decode", model="1B") if "model_sizes" in results else []
+    return {f"{c.problem['threads']} thread{'s' * (c.problem['threads'] > 1)}":
+            {k: 100 * v for k, v in ratios(c.samples["reading"], c.samples["ghost"]).items()} for c in cells}
+
+
+def size_of_1b(value: str, scale: Callable[[Mapping[str, str]], float]):
+    """Figures: a number of the notes that describe the 1B model, scaled."""
+    def figures(results: Measured) -> dict[str, Figure]:
+        cells = results["model_sizes"].find(what="process", model="1B") if "model_sizes" in results else []
+        sizes = {c.problem["model"]: int(c.notes[value]) / scale(c.notes) for c in cells}
+        return {model: {"median": size, "lowest": size, "highest": size} for model, size in sizes.items()}
+    return figures
+
+
 def training_faster(peer: str):
     """Figures: Ghost's trainer over a peer's, in bytes per second."""
     def figures(results: Measured) -> dict[str, Figure]:
@@ -160,6 +176,10 @@ BARS = (
     Bar("v12 decode, routers on, time over its floor", 1.6, "x the floor", v12_over_floor, at_most=True),
     Bar("v12, first byte after 64 bytes, fresh process, standalone", 30, "ms", first_byte("ghost-run"), at_most=True),
     Bar("the same through Python", 250, "ms", first_byte("python"), at_most=True),
+    Bar("1B parameters, file", 215, "MB", size_of_1b("file_bytes", lambda notes: 1e6), at_most=True),
+    Bar("1B, decode, share of the rate of reading its 2-bit codes", 60, "%", of_reading),
+    Bar("1B, peak memory over its 2-bit codes", 1.4, "x", size_of_1b("peak_bytes", lambda n: int(n["code_bytes"])),
+        at_most=True),
     Bar("v12 training beside PyTorch float32, bytes/s", 2, "x", training_faster("torch float")),
     Bar("the same beside PyTorch with Ghost's ternary weights", 2, "x", training_faster("torch ternary")),
     Bar("v12, time per byte at 1M bytes beside 1k", 1.1, "x", length_ratio, at_most=True),

@@ -115,7 +115,22 @@ def _length(results: Results, figure) -> bool:
     return True
 
 
+def _sizes(results: Results, figure) -> bool:
+    axes = figure.subplots()
+    for threads, style in ((1, "-"), (2, "--")):
+        cells = results.find(what="decode", threads=threads)
+        sizes = [int(c.notes["parameters"]) for c in cells]
+        for name, colour in (("ghost", GHOST), ("reading", PEERS[0]), ("products", PEERS[2])):
+            found = [(size, 1 / c.median(name)) for size, c in zip(sizes, cells) if name in c.samples]
+            axes.plot(*zip(*found), style, marker="o", color=colour,
+                      label=f"{name}, {threads} thread{'s' * (threads > 1)}")
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="bytes/s")
+    axes.legend(fontsize=7, frameon=False)
+    return True
+
+
 PLOTS = {
+    "sizes.svg": ("model_sizes", _sizes, "Decode against model size, beside reading its codes and its products"),
     "gemv.svg": ("matmul", _products(1), "Matrix times vector, one core; the line is the VNNI peak in the same turns"),
     "gemm.svg": ("matmul", _products(64), "64 tokens at a time, one core; the line is the VNNI peak in the same turns"),
     "mamba.svg": ("mamba", _mamba, "The same Mamba-only model, the quicker of llama.cpp's two kinds of threads"),

@@ -21,7 +21,7 @@ from protocol import RESULTS, Cell, Results, ratios, spread
 
 from ghost_ref.errors import GhostError
 
-TOPICS = ("matmul", "mamba", "v12", "length", "batch")
+TOPICS = ("matmul", "mamba", "v12", "length", "batch", "model_sizes")
 INTRODUCTION = """# Speed
 
 Every speed here was measured beside its peer, in the same run on the same machine, taking turns (a round lets every
@@ -176,8 +176,30 @@ def batch_section(results: Results) -> str:
             + table(["streams", *heads], rows))
 
 
+def model_sizes_section(results: Results) -> str:
+    rows = []
+    for cell in results.find(what="decode"):
+        ghost, notes, model = cell.samples["ghost"], cell.notes, cell.problem["model"]
+        peaks = [int(c.notes["peak_bytes"]) for c in results.find(what="process", model=model)]
+        loads = [c.median("ghost") for c in results.find(what="load", model=model)]
+        rows.append([
+            f"{model}, {cell.problem['threads']} thread{'s' * (cell.problem['threads'] > 1)}",
+            f"{int(notes['parameters']):,}", f"{int(notes['file_bytes']) / 1e6:,.1f}",
+            figure(spread([1 / s for s in ghost])),
+            *(figure({k: 100 * v for k, v in ratios(cell.samples[floor], ghost).items()}) if floor in cell.samples
+              else "-" for floor in ("reading", "products")),
+            f"{1000 * loads[0]:,.1f}" if loads else "-",
+            f"{peaks[0] / 1e6:,.0f} ({peaks[0] / int(notes['code_bytes']):.2f} x)" if peaks else "-"])
+    return ("## Cost against model size\n\nUntrained models without routers and attention: every byte reads every "
+            "weight. Two floors, measured in the same turns: reading as many bytes as the 2-bit codes have, and the "
+            "integer products at the VNNI peak. Peak memory is that of a fresh `ghost-run`, also as a multiple of the "
+            "codes.\n\n"
+            + table(["", "parameters", "file, MB", "bytes/s", "% of reading", "% of products", "load, ms", "peak, MB"],
+                    rows)) + absent(results)
+
+
 SECTIONS = {"matmul": matmul_section, "mamba": mamba_section, "v12": v12_section, "length": length_section,
-            "batch": batch_section}
+            "batch": batch_section, "model_sizes": model_sizes_section}
 
 
 def load_others(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
