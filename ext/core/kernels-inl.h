@@ -129,34 +129,65 @@ void conv_silu(const ConvArguments* arguments, int begin, int end) {
   }
 }
 
-// kStep channels starting at c, all tokens; A and state are at the first of them.
+// kCount of the state's d_state steps for kStep channels: h = exp(dt A) h + u B, returns y with h C added in turn.
+template <int kCount>
+GHOST_INLINE V scan_states(V dt, V u, const float* A, const float* B, const float* C, float* state, V y) {
+  V decay[kCount];
+  for (int n = 0; n < kCount; ++n) decay[n] = dt * load<V>(A + n * kBlock);
+  exp_each(decay);
+  for (int n = 0; n < kCount; ++n) {
+    const V h = decay[n] * load<V>(state + n * kBlock) + u * B[n];
+    store(state + n * kBlock, h);
+    y = y + h * C[n];
+  }
+  return y;
+}
+
+// kStep channels starting at c, all tokens, `out` holding softplus(dt + bias) at first and the scan's sum + D x at last;
+// A and state are at the first of the channels.
 GHOST_INLINE void scan_channels(const ScanArguments& a, int c, const float* A, float* state) {
-  const V bias = load<V>(a.dt_bias + c), D = load<V>(a.D + c);
+  constexpr int kTogether = 8;
+  const V D = load<V>(a.D + c);
   for (int t = 0; t < a.tokens; ++t) {
     const int64_t row = int64_t{t} * a.stride + c;
     const float* B = a.bc + int64_t{t} * a.bc_stride;
     const float* C = B + a.d_state;
-    const V x = load<V>(a.x + row);
-    const V dt = vsoftplus(load<V>(a.dt + row) + bias);
+    const V x = load<V>(a.x + row), dt = load<V>(a.out + row);
     const V u = dt * x;
     V y{};
-    for (int n = 0; n < a.d_state; ++n) {
-      const V kept = vexp(dt * load<V>(A + n * kBlock)) * load<V>(state + n * kBlock);
-      const V h = kept + u * B[n];
-      store(state + n * kBlock, h);
-      y = y + h * C[n];
+    int n = 0;
+    for (; n + kTogether <= a.d_state; n += kTogether) {
+      y = scan_states<kTogether>(dt, u, A + n * kBlock, B + n, C + n, state + n * kBlock, y);
     }
-    y = y + D * x;
-    store(a.out + row, y * vsilu(load<V>(a.z + row)));
+    for (; n < a.d_state; ++n) y = scan_states<1>(dt, u, A + n * kBlock, B + n, C + n, state + n * kBlock, y);
+    store(a.out + row, y + D * x);
   }
 }
 
 void scan(const ScanArguments* arguments, int begin, int end) {
-  const int64_t size = int64_t{kBlock} * arguments->d_state;
-  for (int block = begin; block < end; ++block) {
-    for (int j = 0; j < kBlock; j += kStep) {
-      const int64_t at = block * size + j;
-      scan_channels(*arguments, block * kBlock + j, arguments->A + at, arguments->state + at);
+  const ScanArguments a = *arguments;
+  const int64_t size = int64_t{kBlock} * a.d_state;
+  // What does not depend on the state comes before and after it for several channels and tokens at a time: each is a long
+  // chain of operations, and the processor works on many.
+  const int together = a.tokens < 8 ? 8 : 1;
+  for (int first = begin; first < end; first += together) {
+    const int last = first + together < end ? first + together : end;
+    for (int t = 0; t < a.tokens; ++t) {
+      for (int c = first * kBlock; c < last * kBlock; c += kStep) {
+        const int64_t row = int64_t{t} * a.stride + c;
+        store(a.out + row, vsoftplus(load<V>(a.dt + row) + load<V>(a.dt_bias + c)));
+      }
+    }
+    for (int block = first; block < last; ++block) {
+      for (int j = 0; j < kBlock; j += kStep) {
+        scan_channels(a, block * kBlock + j, a.A + block * size + j, a.state + block * size + j);
+      }
+    }
+    for (int t = 0; t < a.tokens; ++t) {
+      for (int c = first * kBlock; c < last * kBlock; c += kStep) {
+        const int64_t row = int64_t{t} * a.stride + c;
+        store(a.out + row, load<V>(a.out + row) * vsilu(load<V>(a.z + row)));
+      }
     }
   }
 }

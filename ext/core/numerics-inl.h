@@ -100,32 +100,89 @@ GHOST_INLINE V vabs(V x) {
   return (V)((typename Bits<V>::u32)x & 0x7FFFFFFFu);
 }
 
-// e^x = 2^n e^r with n = rint(x / ln 2), |r| <= ln(2) / 2, and e^r = 1 + (r + r^2 P(r)).
+// bound where x < bound, else x; and bound where x > bound, else x. NaN stays. x86 has an instruction for each, which
+// takes its second source where the comparison is false, but compilers do not find it.
+template <typename V>
+GHOST_INLINE V at_least(V x, float bound) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 4 * kWidth) {
+    asm("vmaxps %1, %2, %0" : "=v"(x) : "v"(x), "v"(broadcast<V>(bound)));
+    return x;
+  }
+#endif
+  return select(x < bound, broadcast<V>(bound), x);
+}
+
+template <typename V>
+GHOST_INLINE V at_most(V x, float bound) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 4 * kWidth) {
+    asm("vminps %1, %2, %0" : "=v"(x) : "v"(x), "v"(broadcast<V>(bound)));
+    return x;
+  }
+#endif
+  return select(x > bound, broadcast<V>(bound), x);
+}
+
+// y 2^n for |n| <= 254 and y near 1, where the low bits of `shifted` hold n + 254, rounded once.
+template <typename V>
+GHOST_INLINE V scale_by_power(V y, [[maybe_unused]] V n, V shifted) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 4 * kWidth) {
+    asm("vscalefps %2, %1, %0" : "=v"(y) : "v"(y), "v"(n));
+    return y;
+  }
+#endif
+  // Two factors 2^a 2^b with a + b = n, both normal: the first product is exact, so overflow and gradual underflow are
+  // rounded once, in the last product.
+  typedef typename Bits<V>::u32 U;
+  const U bits = (U)shifted, first = bits >> 1, second = bits - first;
+  return (y * (V)(first << 23)) * (V)(second << 23);
+}
+
+// Computes v here. GCC would rather compute it where it is used, and so the vectors of exp_each one after the other.
+template <typename V>
+GHOST_INLINE void settle([[maybe_unused]] V* v) {
+#if defined(__GNUC__) && !defined(__clang__) && (defined(__AVX512F__) || defined(__SSE2__) || defined(__aarch64__))
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 4 * kWidth) asm("" : "+v"(*v));
+#elif defined(__SSE2__)
+  if constexpr (sizeof(V) == 4 * kWidth) asm("" : "+x"(*v));
+#else
+  if constexpr (sizeof(V) == 4 * kWidth) asm("" : "+w"(*v));
+#endif
+#endif
+}
+
+// e^x = 2^n e^r with n = rint(x / ln 2), |r| <= ln(2) / 2, and e^r = 1 + (r + r^2 P(r)). In place for kCount vectors step
+// by step together: one alone keeps the units waiting for its long chain of dependent operations.
+template <typename V, int kCount>
+GHOST_INLINE void exp_each(V (&x)[kCount]) {
+#define GHOST_EACH _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i)
+  // Beyond these bounds the result is inf or 0 anyway. NaN compares false and stays.
+  GHOST_EACH x[i] = at_least(x[i], -104.0f);
+  GHOST_EACH x[i] = at_most(x[i], 89.0f);
+  constexpr float kMagic = kRintMagic + 254.0f;  // 254 is twice the exponent bias
+  V shifted[kCount], n[kCount], r[kCount], y[kCount];
+  GHOST_EACH shifted[i] = x[i] * 0x1.715476p+0f + kMagic;
+  GHOST_EACH n[i] = shifted[i] - kMagic;
+  GHOST_EACH r[i] = x[i] - n[i] * 0x1.62e4p-1f;  // exact: the high part of ln 2 has 15 bits
+  GHOST_EACH r[i] = r[i] - n[i] * 0x1.7f7d1cp-20f, settle(&r[i]);
+  GHOST_EACH y[i] = r[i] * 0x1.6ac74ep-10f;
+  GHOST_EACH y[i] = (y[i] + 0x1.123dep-7f) * r[i], settle(&y[i]);
+  GHOST_EACH y[i] = (y[i] + 0x1.555858p-5f) * r[i], settle(&y[i]);
+  GHOST_EACH y[i] = (y[i] + 0x1.55548cp-3f) * r[i], settle(&y[i]);
+  GHOST_EACH y[i] = (y[i] + 0x1.fffffcp-2f) * (r[i] * r[i]), settle(&y[i]);
+  GHOST_EACH y[i] = (y[i] + r[i]) + 1.0f;
+  GHOST_EACH x[i] = scale_by_power(y[i], n[i], shifted[i]);
+#undef GHOST_EACH
+}
+
 template <typename V>
 GHOST_INLINE V vexp(V x) {
-  // Beyond these bounds the result is inf or 0 anyway. NaN compares false and stays.
-  x = select(x < -104.0f, broadcast<V>(-104.0f), x);
-  x = select(x > 89.0f, broadcast<V>(89.0f), x);
-  constexpr float kMagic = kRintMagic + 254.0f;  // 254 is twice the exponent bias
-  V shifted = x * 0x1.715476p+0f + kMagic;
-  V n = shifted - kMagic;
-  V r = x - n * 0x1.62e4p-1f;  // exact: the high part of ln 2 has 15 bits
-  r = r - n * 0x1.7f7d1cp-20f;
-
-  V y = r * 0x1.6ac74ep-10f;
-  y = (y + 0x1.123dep-7f) * r;
-  y = (y + 0x1.555858p-5f) * r;
-  y = (y + 0x1.55548cp-3f) * r;
-  y = (y + 0x1.fffffcp-2f) * (r * r);
-  y = (y + r) + 1.0f;
-
-  // The low bits of `shifted` hold n + 254. Two factors 2^a 2^b with a + b = n, both normal: the first product is
-  // exact, so overflow and gradual underflow are rounded once, in the last product.
-  typedef typename Bits<V>::u32 U;
-  U bits = (U)shifted;
-  U first = bits >> 1;
-  U second = bits - first;
-  return (y * (V)(first << 23)) * (V)(second << 23);
+  V one[1] = {x};
+  exp_each(one);
+  return one[0];
 }
 
 // Positive normal u = 2^exponent (1 + f) with sqrt(1/2) <= 1 + f < sqrt(2).
@@ -196,12 +253,15 @@ GHOST_INLINE V vsoftplus(V x) { return vlog1p(vexp(-vabs(x))) + select(x > 0.0f,
 template <typename V>
 GHOST_INLINE V vrint(V x) { return (x + kRintMagic) - kRintMagic; }
 
-#define GHOST_SCALAR_AND_MAP(name)                                                    \
-  GHOST_INLINE float name##1(float x) { return v##name(broadcast<f32xn>(x))[0]; }     \
-  GHOST_INLINE void map_##name(const float* x, float* y, size_t n) {                  \
-    size_t i = 0;                                                                     \
-    for (; i + kWidth <= n; i += kWidth) store(y + i, v##name(load<f32xn>(x + i)));   \
-    if (i < n) store_part(y + i, v##name(load_part<f32xn>(x + i, n - i)), n - i);     \
+#define GHOST_SCALAR_AND_MAP(name)                                                          \
+  GHOST_INLINE float name##1(float x) { return v##name(broadcast<f32xn>(x))[0]; }           \
+  GHOST_INLINE void map_##name(const float* x, float* y, size_t n) {                        \
+    for (size_t i = 0; i < n; i += kWidth) {                                          \
+      const bool whole = i + kWidth <= n;                                                   \
+      const f32xn v = v##name(whole ? load<f32xn>(x + i) : load_part<f32xn>(x + i, n - i)); \
+      if (whole) store(y + i, v);                                                           \
+      else store_part(y + i, v, n - i);                                                     \
+    }                                                                                       \
   }
 GHOST_SCALAR_AND_MAP(exp)
 GHOST_SCALAR_AND_MAP(log)

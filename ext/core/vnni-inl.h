@@ -134,14 +134,18 @@ GHOST_INLINE void tile(const TritMatrix& w, const Activations& x, float* y, int6
   }
 }
 
-// Blocks of [begin, end), as many as kVectors registers of rows take at a time, then half as many.
+// Blocks of [begin, end), as many as kVectors registers of rows take at a time; those left over half as many at a time,
+// and one register's token by token.
 template <int kVectors, int kColumns>
 void tiles(const TritMatrix& matrix, const Activations& rows, float* y, int64_t y_stride, int begin, int end, int t) {
   constexpr int kBlocks = kVectors / kParts;
   const TritMatrix w = matrix;  // copies: the stores to y cannot change them
   const Activations x = rows;
   for (; begin + kBlocks <= end; begin += kBlocks) tile<kVectors, kColumns>(w, x, y, y_stride, begin, t);
-  if constexpr (kBlocks > 1) tiles<kVectors / 2, kColumns>(w, x, y, y_stride, begin, end, t);
+  if constexpr (kBlocks > 1) {
+    constexpr int kNext = kVectors > 2 || kColumns == 1 ? kColumns : 1;
+    for (int c = 0; c < kColumns; c += kNext) tiles<kVectors / 2, kNext>(w, x, y, y_stride, begin, end, t + c);
+  }
 }
 
 constexpr int kWide = kStep == 16 ? 8 : 5;  // columns of a tile: its sums, two registers of codes and a few more fit
@@ -181,12 +185,15 @@ GHOST_INLINE void byte_tile(const ByteMatrix& w, const Activations& x, float* y,
   }
 }
 
-// Blocks of [begin, end), as many as kVectors registers of rows take at a time, then half as many.
+// As `tiles`, for int8 weights.
 template <int kVectors, int kColumns>
 void byte_tiles(const ByteMatrix& w, const Activations& x, float* y, int64_t y_stride, int begin, int end, int t) {
   constexpr int kBlocks = kVectors / kParts;
   for (; begin + kBlocks <= end; begin += kBlocks) byte_tile<kVectors, kColumns>(w, x, y, y_stride, begin, t);
-  if constexpr (kBlocks > 1) byte_tiles<kVectors / 2, kColumns>(w, x, y, y_stride, begin, end, t);
+  if constexpr (kBlocks > 1) {
+    constexpr int kNext = kVectors > 2 || kColumns == 1 ? kColumns : 1;
+    for (int c = 0; c < kColumns; c += kNext) byte_tiles<kVectors / 2, kNext>(w, x, y, y_stride, begin, end, t + c);
+  }
 }
 
 void linear_bytes(const ByteMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end) {
