@@ -6,11 +6,6 @@ namespace ghost {
 namespace {
 
 #define GHOST_INLINE static inline __attribute__((always_inline))
-#ifdef __clang__  // whose loops over registers stay loops over memory otherwise
-#define GHOST_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define GHOST_UNROLL
-#endif
 
 // Copies four activations to every lane.
 GHOST_INLINE int8x16_t four(const int8_t* q) {

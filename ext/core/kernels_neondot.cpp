@@ -17,10 +17,12 @@ GHOST_INLINE uint8x16_t resident(uint8_t byte) {
 template <int kLane, int kQuads, int kTokens>
 GHOST_INLINE void multiply_codes(const uint8x16_t (&z)[kQuads], const int8x16_t (&xs)[kTokens],
                                  int32x4_t (&sums)[kQuads][kTokens]) {
+  GHOST_UNROLL
   for (int r = 0; r < kQuads; ++r) {
     uint8x16_t codes = z[r];
     if constexpr (kLane > 0) codes = vshrq_n_u8(codes, 2 * kLane);
     if constexpr (kLane < 3) codes = vandq_u8(codes, vdupq_n_u8(3));
+    GHOST_UNROLL
     for (int c = 0; c < kTokens; ++c) {
       sums[r][c] = vdotq_laneq_s32(sums[r][c], vreinterpretq_s8_u8(codes), xs[c], kLane);
     }
@@ -31,6 +33,7 @@ GHOST_INLINE void multiply_codes(const uint8x16_t (&z)[kQuads], const int8x16_t 
 template <int kLane, int kQuads>
 GHOST_INLINE void multiply_in_place(const uint8x16_t (&z)[kQuads], uint8x16_t mask, int8x16_t xs,
                                     int32x4_t (&sums)[kQuads]) {
+  GHOST_UNROLL
   for (int r = 0; r < kQuads; ++r) {
     sums[r] = vdotq_laneq_s32(sums[r], vreinterpretq_s8_u8(vandq_u8(z[r], mask)), xs, kLane);
   }
@@ -46,7 +49,9 @@ struct DotProducts {
       for (int k = k0; k < k1; ++k) {
         uint8x16_t z[kQuads];
         int8x16_t xs[kTokens];
+        GHOST_UNROLL
         for (int r = 0; r < kQuads; ++r) z[r] = vld1q_u8(codes + int64_t{k} * kLineBytes + r * 16);
+        GHOST_UNROLL
         for (int c = 0; c < kTokens; ++c) xs[c] = vld1q_s8(q + c * stride + k * kBlock);
         multiply_codes<0>(z, xs, total);
         multiply_codes<1>(z, xs, total);
@@ -65,15 +70,18 @@ struct DotProducts {
     int32x4_t ones[kQuads] = {}, fours[kQuads] = {}, sixteens[kQuads] = {};
     for (int k = k0; k < k1; ++k) {
       uint8x16_t z[kQuads];
+      GHOST_UNROLL
       for (int r = 0; r < kQuads; ++r) z[r] = vld1q_u8(codes + int64_t{k} * kLineBytes + r * 16);
       const int8x16_t xs = vld1q_s8(q + k * kBlock);
       multiply_in_place<0>(z, mask0, xs, ones);
       multiply_in_place<1>(z, mask1, xs, fours);
       multiply_in_place<2>(z, mask2, xs, sixteens);
+      GHOST_UNROLL
       for (int r = 0; r < kQuads; ++r) {
         ones[r] = vdotq_laneq_s32(ones[r], vreinterpretq_s8_u8(vshrq_n_u8(z[r], 6)), xs, 3);
       }
     }
+    GHOST_UNROLL
     for (int r = 0; r < kQuads; ++r) {
       const int32x4_t upper = vaddq_s32(vshrq_n_s32(fours[r], 2), vshrq_n_s32(sixteens[r], 4));
       total[r][0] = vaddq_s32(total[r][0], vaddq_s32(ones[r], upper));
@@ -87,6 +95,7 @@ struct DotProducts {
                           int32x4_t (&total)[kQuads][kTokens]) {
     for (int k = 0; k < k_quads; k += 4) {
       int8x16_t xs[kTokens];
+      GHOST_UNROLL
       for (int c = 0; c < kTokens; ++c) xs[c] = vld1q_s8(q + c * stride + k * 4);
       multiply_bytes<0>(bytes + int64_t{k} * kLineBytes, xs, total);
       multiply_bytes<1>(bytes + int64_t{k + 1} * kLineBytes, xs, total);
@@ -98,8 +107,10 @@ struct DotProducts {
   template <int kLane, int kQuads, int kTokens>
   GHOST_INLINE void multiply_bytes(const uint8_t* bytes, const int8x16_t (&xs)[kTokens],
                                    int32x4_t (&total)[kQuads][kTokens]) {
+    GHOST_UNROLL
     for (int r = 0; r < kQuads; ++r) {
       const int8x16_t weights = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(bytes + r * 16), vdupq_n_u8(0x80)));
+      GHOST_UNROLL
       for (int c = 0; c < kTokens; ++c) total[r][c] = vdotq_laneq_s32(total[r][c], weights, xs[c], kLane);
     }
   }
