@@ -15,8 +15,7 @@ from ghost_ref.errors import GhostError
 
 DESCRIPTION = """With FILE: run the NumPy reference and the C++ runtime on the same inputs, at every instruction-set
 level this CPU has and with 1, 2 and 3 threads, and compare all logits and states bit by bit. The reference holds 4
-bytes per parameter, the runtime a quarter of a byte at each of them: 1 billion parameters take 4 GB and 2 to 3 GB, and
-seconds per byte.
+bytes of memory per parameter, every combination of level and threads a quarter of a byte: meant for small models.
 
 Without FILE: run the conformance kit, every component on every backend of this machine, and print the matrix of worst
 margins, |error| / bound. Exits with 1 on any difference or failure."""
