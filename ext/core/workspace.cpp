@@ -49,14 +49,17 @@ bool Workspace::allocate(const Config& config, int team_size) {
     size_t size;
   };
   const Request requests[] = {
-      {&embeddings, n * config.d_conv * config.d_model}, {&h, d}, {&log_q, n * kVocabulary}, {&u, d}, {&xc, e}, {&z, e},
-      {&dt, e}, {&y, e}, {&out, d}, {&query, d}, {&read, d}, {&new_keys, d}, {&new_values, d}, {&new_bias, n},
-      {&gate, f}, {&up, f},
+      {&embeddings, n * config.d_conv * config.d_model}, {&h, d}, {&log_q, n * kVocabulary}, {&u, d},
+      {&wide, std::max(4 * e, 2 * f)}, {&out, d}, {&query, d}, {&read, d}, {&new_keys, d},
+      {&new_values, d}, {&new_bias, n},
   };
   for (const Request& request : requests) {
     if (!request.vector->allocate(request.size)) return false;
     bytes_ += request.vector->bytes();
   }
+  float* at = wide.data();
+  xc = {at}, z = {at + e}, dt = {at + 2 * e}, y = {at + 3 * e};
+  gate = {at}, up = {at + f};
   if (!rows.allocate(config, kChunk) || !members.allocate(static_cast<size_t>(team_size))) return false;
   bytes_ += rows.bytes();
   for (MemberSpace& member : members) {

@@ -49,6 +49,12 @@ struct MemberSpace {
   size_t bytes() const { return rows.bytes() + embeddings.bytes() + slots.bytes(); }
 };
 
+// A part of an array.
+struct Slice {
+  float* start = nullptr;
+  float* data() const { return start; }
+};
+
 struct Workspace {
   bool allocate(const Config& config, int members);
   size_t bytes() const { return bytes_; }
@@ -58,12 +64,13 @@ struct Workspace {
   Vector h;                     // [tokens][d_stride], the residual stream
   Vector log_q;                 // [tokens][256]
   Vector u;                     // [kept][d_stride], the layer's own stream
-  Vector xc, z, dt, y;          // [kept][e_stride]
+  Vector wide;                  // the mixer's arrays and, when it is done (a barrier lies between), the FFN's
+  Slice xc, z, dt, y;           // [kept][e_stride]
   Vector out;                   // [kept][d_stride], what a branch adds
   Vector query, read;           // [kept][d_stride], into and out of attention and memory
   Vector new_keys, new_values;  // [kept][d_stride], of a stream's strided tokens from its first row on
   Vector new_bias;              // [kept], of the strided tokens
-  Vector gate, up;              // [kept][f_stride]
+  Slice gate, up;               // [kept][f_stride]
   TokenRows rows;               // shared by the team
   Buffer<MemberSpace> members;
 
