@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace) -> Results:
         progress(f"Mamba-only d512x6, {threads} threads ...")
         prefill: dict[str, list[float]] = {}
         turns: dict[str, Turn] = {}
-        for level in set(LEVELS) & set(_native.levels()):
+        for level in (level for level in LEVELS if level in _native.levels()):
             name = f"ghost {level}"
             turns[name] = ghost_turn(ghost, level, threads, prefill.setdefault(name, []))
         for threading in llama_cpp.THREADING:

@@ -129,7 +129,20 @@ def _sizes(results: Results, figure) -> bool:
     return True
 
 
+def _batch(results: Results, figure) -> bool:
+    axes = figure.subplots()
+    for cell, style in zip(results.find(what="batch"), ("-", "--")):
+        sizes = [int(name) for name in cell.samples]
+        axes.plot(sizes, [n / cell.median(str(n)) for n in sizes], style, marker="o", color=GHOST,
+                  label=f"{cell.problem['threads']} thread{'s' * (cell.problem['threads'] > 1)}")
+    axes.set(xscale="log", xlabel="streams", ylabel="bytes/s of all streams")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return True
+
+
 PLOTS = {
+    "batch.svg": ("batch", _batch, "`v12`: bytes per second of all streams together"),
     "sizes.svg": ("model_sizes", _sizes, "Decode against model size, beside reading its codes and its products"),
     "gemv.svg": ("matmul", _products(1), "Matrix times vector, one core; the line is the VNNI peak in the same turns"),
     "gemm.svg": ("matmul", _products(64), "64 tokens at a time, one core; the line is the VNNI peak in the same turns"),

@@ -121,6 +121,9 @@ def test_the_page_and_its_plots_from_stored_results(tmp_path):
     assert "| scan, per state update, beside ggml_ssm_scan | ≥ 12 x | 20.0 (20.0 to 20.0), 64 tokens | met |" in text
     assert "| ≥ 8 x | 9.00 (9.00 to 9.00), beside Q4_0, OpenMP | met |" in text
     assert "PyTorch float32, bytes/s | ≥ 2 x | 2.50 (2.40 to 2.60), v12, compiled scan | met |" in text
+    assert "| ≥ 60 % | 50.0 (50.0 to 50.0), 1 thread | **not met** |" in text
+    assert "| 1B, peak memory over its 2-bit codes | ≤ 1.4 x | 1.20 (1.20 to 1.20), 1B | met |" in text
+    assert "| 8 | 10,000 (10,000 to 10,000) | 20,000 (20,000 to 20,000) |" in text
     assert "| vpdpbusd, 512 bits, GMAC/s | 410 (400 to 420) |" in text
     assert "| v12, first byte after 64 bytes, fresh process, standalone | ≤ 30 ms | not measured | - |" in text
     assert "Not run: TQ2_0 1024 x 384: needs columns in multiples of 256." in text
