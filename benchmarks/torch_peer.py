@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ghost_ref.batches import Batch, make_batch
+from ghost_ref.batches import VALUE_BYTES, Batch, make_batch
 from ghost_ref.config import PAD, ModelConfig, TrainingConfig
 from ghost_ref.constants import SCALE_SMALLEST, THRESHOLD_RANGE
 from ghost_ref.data import Dataset
@@ -25,7 +25,6 @@ from ghost_ref.ops.ternary import KERNEL_WIDTH
 from ghost_ref.optimizer import EPSILON, parameter_groups
 from ghost_ref.parameters import CODEBOOK, INT8, TERNARY, parameter_specs
 from ghost_ref.schedule import learning_rate
-from ghost_ref.trainer import VALUE_BYTES
 
 SCAN_CHUNK = 16  # time steps in one compiled function: more compile for longer and run no faster
 NORM_EPSILON, UNIT_EPSILON = 1e-5, 1e-12

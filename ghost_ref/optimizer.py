@@ -8,6 +8,8 @@ with every scalar factor computed in float64 and rounded once to float32.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ghost_ref.config import ModelConfig
@@ -28,9 +30,10 @@ def parameter_groups(config: ModelConfig, weight_decay: float) -> dict[str, tupl
             for name, spec in parameter_specs(config).items()}
 
 
-def adamw_update(p, g, m, v, lr, beta1, beta2, eps, weight_decay, c1, c2) -> None:
-    """One AdamW step in place on float32 arrays p, m, v (see the module's text)."""
+def adamw_update(p, g, m, v, lr, beta1, beta2, eps, weight_decay, c1, c2, clip=1.0) -> None:
+    """One AdamW step in place on float32 arrays p, m, v with the gradient clip·g (see the module's text)."""
     f = np.float32
+    g = g * f(clip)
     m *= f(beta1)
     m += f(1 - beta1) * g
     v *= f(beta2)
@@ -41,9 +44,14 @@ def adamw_update(p, g, m, v, lr, beta1, beta2, eps, weight_decay, c1, c2) -> Non
     p -= step
 
 
+def square_sum(grads: Iterable[np.ndarray]) -> float:
+    """Σ g² over all gradients, accumulated per array in float32 BLAS and across arrays in float64."""
+    return float(sum(np.dot(g.ravel(), g.ravel()).astype(np.float64) for g in grads))
+
+
 def global_norm(grads: Params) -> float:
-    """sqrt(Σ g²) over all gradients, accumulated per array in float32 BLAS and across arrays in float64."""
-    return np.sqrt(sum(np.dot(g.ravel(), g.ravel()).astype(np.float64) for g in grads.values()))
+    """sqrt(Σ g²) over all gradients."""
+    return np.sqrt(square_sum(grads.values()))
 
 
 def project(params: Params) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ghost_ref.autodiff import Var, detach, gradients, record, run_backward, value_and_grad
+from ghost_ref.autodiff import Var, detach, gradients, record, run_backward
 from ghost_ref.batches import DROPOUT, Batch, make_batch, memory_entries, random_stream
 from ghost_ref.checkpoint import Checkpoint
 from ghost_ref.config import ModelConfig, TrainingConfig
@@ -18,7 +19,8 @@ from ghost_ref.data import Dataset
 from ghost_ref.initialise import initialise
 from ghost_ref.objective import objective
 from ghost_ref.ops.norm import unit_forward
-from ghost_ref.optimizer import EPSILON, adamw_update, global_norm, parameter_groups, project
+from ghost_ref.optimizer import EPSILON, adamw_update, parameter_groups, project, square_sum
+from ghost_ref.parameters import Spec, parameter_specs
 from ghost_ref.quantise import quantise
 from ghost_ref.routing_metrics import Counts, routing_counts, routing_metrics
 from ghost_ref.schedule import learning_rate
@@ -36,33 +38,45 @@ def new_checkpoint(config: ModelConfig, training: TrainingConfig, data: Dataset)
 
 @dataclass
 class Shard:
-    """What one part of a batch gives."""
+    """What one part of a batch gives; a gradient is None where the loss does not depend on a weight."""
 
     loss: float
     cross_entropy: float
     hidden: np.ndarray
     routing: Counts
-    grads: Params
+    grads: dict[str, np.ndarray | None]
+
+
+@dataclass
+class Section:
+    """The parameters of one layer, or those outside of all, and what a step computes of them on one thread."""
+
+    specs: dict[str, Spec]
+    variables: dict[str, Var] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
 
 
 class Trainer:
     """Steps a Checkpoint forward in place.
 
     A batch is computed in `shards` parts, one thread each, and their gradients are added in order: the bits depend on
-    the number of shards, not on the number of cores. BLAS and OpenMP run on one thread inside them, for the same
-    reason and because their own threads stall when another process takes a core."""
+    the number of shards, not on the number of cores. What is done once a step, quantisation, its backward pass and the
+    update, is shared out by layer. BLAS and OpenMP run on one thread inside them, for the same reason and because
+    their own threads stall when another process takes a core."""
 
     def __init__(self, checkpoint: Checkpoint, data: Dataset) -> None:
         self.run, self.data = checkpoint, data
         self.ops = training_ops()
         self.groups = parameter_groups(checkpoint.config, checkpoint.training.weight_decay)
+        self.sections = [Section(specs) for specs in specs_by_layer(checkpoint.config)]
         self.update: Callable[..., None] = adamw_update
         if have_kernels():
             from ghost_ref import _train
 
             self.update = _train.adamw_update
         self.libraries = ThreadpoolController()
-        self.pool = ThreadPoolExecutor(checkpoint.training.shards, initializer=self._one_openmp_thread)
+        self.pool = ThreadPoolExecutor(checkpoint.training.shards, initializer=self._start_thread)
+        self.prepared: dict[int, Batch] = {}
 
     def sync(self) -> None:
         """Nothing: the Checkpoint's own arrays are stepped."""
@@ -71,8 +85,9 @@ class Trainer:
         """Let the threads go."""
         self.pool.shutdown()
 
-    def _one_openmp_thread(self) -> None:
-        self.libraries.limit(limits=1, user_api="openmp")  # holds for the calling thread
+    def _start_thread(self) -> None:
+        self.libraries.limit(limits=1, user_api="openmp")  # these two hold for the calling thread
+        np.seterr(all="ignore")  # the guard in step looks at every result
 
     def step(self) -> dict[str, Any]:
         """Read one batch and update the parameters. Returns the step's metrics.
@@ -81,65 +96,81 @@ class Trainer:
         the metrics name the parameter under ``rejected``."""
         run = self.run
         index = run.progress.step
-        batch = make_batch(self.data, run.training, index)
+        batch = self.prepared.pop(index, None) or make_batch(self.data, run.training, index)
         with self.libraries.limit(limits=1, user_api="blas"):
             shards, grads = self._gradients(batch, index)
-            norm = global_norm(grads)
-        run.progress.step += 1
-        run.progress.bytes_read += int(batch.valid.sum())
-        loss = sum(s.cross_entropy for s in shards)
-        metrics = {"step": run.progress.step, "loss": loss, "gradient_norm": norm}
-        if not np.isfinite(norm) or not np.isfinite(sum(s.loss for s in shards)):
-            run.progress.rejected += 1
-            return {**metrics, "rejected": next((k for k, g in grads.items() if not np.isfinite(g).all()), "loss")}
-        metrics["lr"] = self._apply(grads, norm, index)
+            squares = self.pool.map(lambda section: square_sum(grads[k] for k in section.specs), self.sections)
+            norm = math.sqrt(sum(squares))
+            run.progress.step += 1
+            run.progress.bytes_read += int(batch.valid.sum())
+            loss = sum(s.cross_entropy for s in shards)
+            metrics = {"step": run.progress.step, "loss": loss, "gradient_norm": norm}
+            if not np.isfinite(norm) or not np.isfinite(sum(s.loss for s in shards)):
+                run.progress.rejected += 1
+                return {**metrics, "rejected": next((k for k in run.params if not np.isfinite(grads[k]).all()), "loss")}
+            metrics["lr"] = self._apply(grads, norm, index)
         self._remember(batch, np.concatenate([s.hidden for s in shards]), index)
         return {**metrics, **routing_metrics(add_counts([s.routing for s in shards]), int(batch.valid.sum()))}
 
     def _gradients(self, batch: Batch, index: int) -> tuple[list[Shard], Params]:
-        """Quantise once, differentiate the shards with respect to the stored weights, then go back through quantise."""
+        """Quantise once, differentiate the shards with respect to the stored weights, then go back through quantise.
+        Meanwhile the next batch is made."""
         run = self.run
-        with np.errstate(all="ignore"):  # the guard in step looks at every result
-            variables = record(run.params)
-            weights = quantise(variables, run.config, self.ops)
-            leaves = {name: w.value for name, w in weights.items() if isinstance(w, Var)}
-            fixed = {name: w for name, w in weights.items() if not isinstance(w, Var)}
+        list(self.pool.map(self._quantise, self.sections))
+        weights = {name: w for section in self.sections for name, w in section.weights.items()}
         counts = int(batch.loss_mask.sum()), int(batch.valid.sum())
         memory = run.memory if index % 2 and run.memory else None
 
         def differentiate(part: Batch, number: int) -> Shard:
-            def loss(leaves: dict[str, Any]) -> Any:
-                return objective({**leaves, **fixed}, run.config, run.training, part, ops=self.ops, counts=counts,
-                                 memory=memory, dropout=self._dropout(index, number))
-
-            with np.errstate(all="ignore"):  # per thread
-                value, (cross_entropy, output), grads = value_and_grad(loss, leaves)
+            leaves = record({name: for_shard(w.value, number) for name, w in weights.items() if isinstance(w, Var)})
+            loss, (cross_entropy, output) = objective(
+                {**weights, **leaves}, run.config, run.training, part, ops=self.ops, counts=counts, memory=memory,
+                dropout=self._dropout(index, number))
+            loss.grad = np.ones_like(loss.value)
+            run_backward(loss.tape)
             routing = routing_counts(output, part.valid, ops=self.ops)
-            return Shard(float(value), float(cross_entropy), detach(output.hidden), routing, grads)
+            grads = {name: leaf.grad for name, leaf in leaves.items()}
+            return Shard(float(loss.value), float(cross_entropy), detach(output.hidden), routing, grads)
 
-        parts = batch.split(run.training.shards)
-        shards = list(self.pool.map(differentiate, parts, range(len(parts))))
-        with np.errstate(all="ignore"):
-            for name in leaves:
-                total = shards[0].grads[name]
-                for shard in shards[1:]:
-                    total = total + shard.grads[name]
-                weights[name].grad = total
-            run_backward(next(iter(variables.values())).tape)
-        return shards, gradients(variables)
+        running = [self.pool.submit(differentiate, part, number)
+                   for number, part in enumerate(batch.split(run.training.shards))]
+        if index + 1 != run.training.steps:
+            self.prepared = {index + 1: make_batch(self.data, run.training, index + 1)}
+        shards = [future.result() for future in running]
+        grads: Params = {}
+        for part in self.pool.map(lambda section: self._back(section, shards), self.sections):
+            grads |= part
+        return shards, grads
+
+    def _quantise(self, section: Section) -> None:
+        section.variables = record({name: self.run.params[name] for name in section.specs})
+        section.weights = quantise(section.variables, self.run.config, self.ops, section.specs)
+
+    def _back(self, section: Section, shards: list[Shard]) -> Params:
+        """From the shards' gradients of the weights to those of the section's parameters."""
+        for name, weight in section.weights.items():
+            if isinstance(weight, Var):
+                parts = [g for shard in shards if (g := shard.grads[name]) is not None]
+                weight.grad = add_in_order(parts, in_place=hasattr(weight.value, "for_shard"))
+        run_backward(next(iter(section.variables.values())).tape)
+        return gradients(section.variables)
 
     def _apply(self, grads: Params, norm: float, index: int) -> float:
         run, t = self.run, self.run.training
         lr = learning_rate(t, index)
-        clip = np.float32(min(1.0, t.clip_norm / max(norm, 1e-30)))
+        clip = min(1.0, t.clip_norm / max(norm, 1e-30))
         applied = index + 1 - run.progress.rejected
         c1, c2 = 1 / (1 - t.beta1**applied), 1 / (1 - t.beta2**applied)
-        for name, p in run.params.items():
-            share, decay = self.groups[name]
-            g = np.ascontiguousarray(grads[name]) * clip
-            self.update(p.reshape(-1), g.reshape(-1), run.first_moments[name].reshape(-1),
-                        run.second_moments[name].reshape(-1), lr * share, t.beta1, t.beta2, EPSILON, decay, c1, c2)
-        project(run.params)
+
+        def update(section: Section) -> None:
+            for name in section.specs:
+                share, decay = self.groups[name]
+                flat = (a.reshape(-1) for a in (run.params[name], np.ascontiguousarray(grads[name]),
+                                                run.first_moments[name], run.second_moments[name]))
+                self.update(*flat, lr * share, t.beta1, t.beta2, EPSILON, decay, c1, c2, clip)
+            project({name: run.params[name] for name in section.specs})
+
+        list(self.pool.map(update, self.sections))
         return lr
 
     def _dropout(self, index: int, shard: int) -> Any:
@@ -162,6 +193,30 @@ class Trainer:
         entries = memory_entries(batch, training, index)
         keys, _ = unit_forward(hidden[entries.rows, entries.columns])
         self.run.memory = {"keys": keys, "values": entries.values, "counts": entries.counts}
+
+
+def specs_by_layer(config: ModelConfig) -> list[dict[str, Spec]]:
+    """`parameter_specs` in parts: one for every layer, and what is in no layer."""
+    sections: dict[str, dict[str, Spec]] = {}
+    for name, spec in parameter_specs(config).items():
+        layer = name.split(".")[1] if name.startswith("layers.") else ""
+        sections.setdefault(layer, {})[name] = spec
+    return list(sections.values())
+
+
+def for_shard(weight: Any, number: int) -> Any:
+    """A matrix as a shard sees it, with a gradient buffer of its own; an array as it is."""
+    return weight.for_shard(number) if hasattr(weight, "for_shard") else weight
+
+
+def add_in_order(parts: list[np.ndarray], *, in_place: bool) -> np.ndarray | None:
+    """The sum, None of nothing; in place where the first array is a buffer of its own."""
+    if not parts:
+        return None
+    total = parts[0]
+    for part in parts[1:]:
+        total = np.add(total, part, out=total if in_place else None)
+    return total
 
 
 def add_counts(parts: list[Counts]) -> Counts:

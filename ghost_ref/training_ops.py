@@ -2,18 +2,20 @@
 
 Training needs no canonical order: dots go through BLAS, and the Cython kernels (ghost_ref._train), where built,
 replace the NumPy pairs of the same name. Each twin is judged against the pair it replaces by an error bound.
+With the kernels, `quantise` gives a `training_linear.Matrix` in place of every array of trits.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from types import SimpleNamespace
 
 from ghost_ref import ops
 from ghost_ref.autodiff import op
-from ghost_ref.ops.linear import pairwise_dot_backward, slot_sum_backward
+from ghost_ref.ops.linear import pairwise_dot_backward, row_dot_backward, slot_sum_backward
 
-KERNELS = ("selective_scan", "causal_conv1d", "silu", "softplus")
+KERNELS = ("selective_scan", "causal_conv1d", "silu", "softplus", "rms_norm")
 
 
 def pairwise_dot_forward(x, keys):
@@ -26,6 +28,11 @@ def slot_sum_forward(p, values):
     return p @ values, (p, values)
 
 
+def row_dot_forward(x, weight):
+    """y = x·w by BLAS.   x (..., d), weight (d,) -> (...)"""
+    return x @ weight, (x, weight)
+
+
 def have_kernels() -> bool:
     """Whether the compiled training kernels are installed."""
     return importlib.util.find_spec("ghost_ref._train") is not None
@@ -34,6 +41,7 @@ def have_kernels() -> bool:
 def training_ops(use_kernels: bool = True) -> SimpleNamespace:
     """The vocabulary; with use_kernels the Cython twins where they are built."""
     table = {name: getattr(ops, name) for name in ops.__all__}
+    table["row_dot"] = op(row_dot_forward, row_dot_backward)
     table["pairwise_dot"] = op(pairwise_dot_forward, pairwise_dot_backward)
     table["slot_sum"] = op(slot_sum_forward, slot_sum_backward)
     if use_kernels and have_kernels():
@@ -41,4 +49,18 @@ def training_ops(use_kernels: bool = True) -> SimpleNamespace:
 
         for name in KERNELS:
             table[name] = op(getattr(_train, f"{name}_forward"), getattr(_train, f"{name}_backward"))
+        table |= linear_ops()
     return SimpleNamespace(**table)
+
+
+def linear_ops() -> dict[str, Callable]:
+    """The ops of the linear layers and their weights on compiled kernels, with matrices of their own."""
+    from ghost_ref import training_linear as linear
+
+    ternariser = linear.Ternariser()
+    return {
+        "quantised_linear": op(linear.quantised_linear_forward, linear.quantised_linear_backward),
+        "codebook_linear": op(linear.codebook_linear_forward, linear.codebook_linear_backward),
+        "ternarise": op(ternariser.ternarise_forward, ternariser.ternarise_backward, outputs=2),
+        "codebook_ternarise": op(ternariser.codebook_ternarise_forward, ternariser.codebook_ternarise_backward),
+    }

@@ -60,7 +60,7 @@ cdef extern from "scan.h" nogil:
 
 cdef extern from "elementwise.h" nogil:
     struct adamw_factors:
-        float lr, beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, decay, c1, c2
+        float lr, beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, decay, c1, c2, clip
     void silu_forward_range(const float *x, float *y, Py_ssize_t count)
     void silu_backward_range(const float *dy, const float *x, float *dx, Py_ssize_t count)
     void softplus_forward_range(const float *x, float *y, Py_ssize_t count)
@@ -243,6 +243,9 @@ cdef _binary(binary_range kernel, dy, saved):
     return (dx,)
 
 
+include "linear.pxi"
+
+
 def silu_forward(x):
     """y = x · sigmoid(x), any shape."""
     return _unary(silu_forward_range, x)
@@ -264,8 +267,8 @@ def softplus_backward(dy, saved):
 
 
 def adamw_update(float[::1] p, const float[::1] g, float[::1] m, float[::1] v, double lr, double beta1,
-                 double beta2, double eps, double weight_decay, double c1, double c2):
-    """One AdamW step in place (arXiv:1711.05101), bit for bit what NumPy computes in float32:
+                 double beta2, double eps, double weight_decay, double c1, double c2, double clip=1.0):
+    """One AdamW step in place (arXiv:1711.05101), bit for bit what NumPy computes in float32 with g = clip·g:
 
     m = beta1·m + (1-beta1)·g;  v = beta2·v + ((1-beta2)·g)·g;
     p = p·(1 - lr·weight_decay) - (lr·(m·c1)) / (sqrt(v·c2) + eps),  c1 = 1/(1-beta1^t), c2 = 1/(1-beta2^t).
@@ -278,6 +281,7 @@ def adamw_update(float[::1] p, const float[::1] g, float[::1] m, float[::1] v, d
     factors.lr, factors.epsilon, factors.decay = <float>lr, <float>eps, <float>(1 - lr * weight_decay)
     factors.beta1, factors.one_minus_beta1, factors.c1 = <float>beta1, <float>(1 - beta1), <float>c1
     factors.beta2, factors.one_minus_beta2, factors.c2 = <float>beta2, <float>(1 - beta2), <float>c2
+    factors.clip = <float>clip
     for part in prange(parts, nogil=True, schedule="static", use_threads_if=count > ALONE):
         at = part * RANGE
         adamw_range(&p[0] + at, &g[0] + at, &m[0] + at, &v[0] + at, &factors, min(RANGE, count - at))

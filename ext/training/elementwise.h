@@ -34,6 +34,7 @@ GHOST_CLONES static void softplus_backward_range(const float* restrict dy, const
 
 struct adamw_factors {
     float lr, beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, decay, c1, c2; /* decay = 1 - lr weight_decay */
+    float clip;
 };
 
 /* AdamW (arXiv:1711.05101), each operation rounded as written: the same bits as NumPy in float32. */
@@ -41,8 +42,9 @@ GHOST_CLONES static void adamw_range(float* restrict p, const float* restrict g,
                                      const struct adamw_factors* factors, ptrdiff_t count) {
     const struct adamw_factors f = *factors;
     for (ptrdiff_t i = 0; i < count; i++) {
-        m[i] = f.beta1 * m[i] + f.one_minus_beta1 * g[i];
-        v[i] = f.beta2 * v[i] + (f.one_minus_beta2 * g[i]) * g[i];
+        const float clipped = g[i] * f.clip;
+        m[i] = f.beta1 * m[i] + f.one_minus_beta1 * clipped;
+        v[i] = f.beta2 * v[i] + (f.one_minus_beta2 * clipped) * clipped;
         p[i] = p[i] * f.decay - (f.lr * (m[i] * f.c1)) / (sqrtf(v[i] * f.c2) + f.epsilon);
     }
 }
