@@ -18,6 +18,7 @@ from ghost_ref.ops.linear import integer_matmul
 
 Array = np.ndarray
 TRIT_OFFSET, INT8_OFFSET = 1, 128
+PACK = 4  # columns that a kernel reads at once
 
 
 class Matrix:
@@ -29,7 +30,7 @@ class Matrix:
         self.weight = np.empty(shape, np.int8)
         self.effective = np.empty(shape, np.float32)
         self.magnitude = np.zeros((-(-k // self.group), _train.padded_rows(n)), np.float32)
-        self.codes = np.empty(_train.padded_rows(n) * (-(-k // 4) * 4), np.uint8)
+        self.codes = np.empty(_train.padded_rows(n) * (-(-k // PACK) * PACK), np.uint8)
         self.mean = self.delta = self.source = np.empty(0, np.float32)
         self.gradients: dict[int, Array] = {}
 
@@ -74,7 +75,8 @@ def integer_matrix(weight: Array, magnitude: Array, group: int, largest: int) ->
 def product(matrix: Matrix, q: Array, scale: Array, sums: Array) -> Array:
     """(Σ_g float(Σ_k w q) · magnitude_g) · scale with exact integer sums: the bits of the reference. -> (M, n)"""
     n, k = matrix.shape
-    if _train.integer_product_available():
+    whole_packs = len(matrix.magnitude) == 1 or matrix.group % PACK == 0  # always so in a model
+    if whole_packs and _train.integer_product_available():
         return _train.integer_product(matrix.codes, q, sums, matrix.magnitude, scale, n, matrix.group, matrix.offset)
     y = np.zeros((len(q), n), np.float32)
     largest = 1 if matrix.offset == TRIT_OFFSET else 127
@@ -116,16 +118,17 @@ def quantised_linear_forward(x, weight, scale, *, largest_weight=1, forced=None)
         return y, (saved, None)
     matrix = integer_matrix(weight, scale[:, None], weight.shape[1], largest_weight)
     y, saved = linear_forward(x, matrix, forced)
-    return y, (saved, (weight, scale))
+    return y, (saved, (y, scale))
 
 
 def quantised_linear_backward(dy, saved):
-    """dx, dweight of the effective weight, and for arrays dscale = Σ_k dweight · weight."""
+    """dx, dweight of the effective weight, and for arrays dscale; a matrix gets it from dweight, in `ternarise`."""
     inner, arrays = saved
     dx, dweight = linear_backward(dy, inner)
     if arrays is None:
         return dx, dweight, None
-    return dx, dweight, np.einsum("nk,nk->n", dweight, arrays[0])
+    y, scale = arrays
+    return dx, dweight, (dy * y).reshape(-1, len(scale)).sum(0) / scale
 
 
 def codebook_linear_forward(x, trits, index, codebook, *, group, forced=None):

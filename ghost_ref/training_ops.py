@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 from ghost_ref import ops
 from ghost_ref.autodiff import op
-from ghost_ref.ops.linear import pairwise_dot_backward, row_dot_backward, slot_sum_backward
+from ghost_ref.ops.linear import pairwise_dot_backward, slot_sum_backward
 
 KERNELS = ("selective_scan", "causal_conv1d", "silu", "softplus", "rms_norm")
 
@@ -28,11 +28,6 @@ def slot_sum_forward(p, values):
     return p @ values, (p, values)
 
 
-def row_dot_forward(x, weight):
-    """y = x·w by BLAS.   x (..., d), weight (d,) -> (...)"""
-    return x @ weight, (x, weight)
-
-
 def have_kernels() -> bool:
     """Whether the compiled training kernels are installed."""
     return importlib.util.find_spec("ghost_ref._train") is not None
@@ -41,7 +36,6 @@ def have_kernels() -> bool:
 def training_ops(use_kernels: bool = True) -> SimpleNamespace:
     """The vocabulary; with use_kernels the Cython twins where they are built."""
     table = {name: getattr(ops, name) for name in ops.__all__}
-    table["row_dot"] = op(row_dot_forward, row_dot_backward)
     table["pairwise_dot"] = op(pairwise_dot_forward, pairwise_dot_backward)
     table["slot_sum"] = op(slot_sum_forward, slot_sum_backward)
     if use_kernels and have_kernels():

@@ -9,7 +9,7 @@ from conformance.backend import Backend
 from conformance.backends.pairs import Pair, PairBackend
 from conformance.results import BackendInfo
 from ghost_ref import training_ops
-from ghost_ref.ops.linear import pairwise_dot_backward, row_dot_backward, slot_sum_backward
+from ghost_ref.ops.linear import pairwise_dot_backward, slot_sum_backward
 
 INFO = ("cython", "the NumPy trainer's compiled kernels and BLAS dots")
 SCOPE = "the NumPy trainer uses the reference here"
@@ -72,7 +72,6 @@ def backends() -> list[Backend | BackendInfo]:
     pairs["codebook_linear"] = linear.codebook_linear_forward, linear.codebook_linear_backward
     pairs["ternarise"] = _ternarise, _ternarise_backward
     pairs["codebook_ternarise"] = _codebook_ternarise, _codebook_ternarise_backward
-    pairs["row_dot"] = training_ops.row_dot_forward, row_dot_backward
     pairs["pairwise_dot"] = training_ops.pairwise_dot_forward, pairwise_dot_backward
     pairs["slot_sum"] = training_ops.slot_sum_forward, slot_sum_backward
     pairs["adamw"] = _adamw, None
