@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from numpy import float32, integer
+from numpy import float32, int8, int32, integer, uint8
 from numpy.typing import NDArray
 
 Array = NDArray[float32]
@@ -40,4 +40,31 @@ def adamw_update(
     weight_decay: float,
     c1: float,
     c2: float,
+    clip: float = 1.0,
 ) -> None: ...
+def integer_product_available() -> bool: ...
+def padded_rows(rows: int) -> int: ...
+def quantise_rows(x: Array, group: int) -> tuple[NDArray[int8], Array, NDArray[int32]]: ...
+def dequantise_rows(q: NDArray[int8], scale: Array, columns: int) -> Array: ...
+def pack_weights(
+    weight: NDArray[int8], magnitude: Array, group: int, offset: int, effective: Array, codes: NDArray[uint8]
+) -> None: ...
+def integer_product(
+    codes: NDArray[uint8],
+    q: NDArray[int8],
+    sums: NDArray[int32],
+    magnitude: Array,
+    scale: Array,
+    rows: int,
+    group: int,
+    offset: int,
+) -> Array: ...
+def ternarise_rows(
+    weight: Array, threshold: Array, trits: NDArray[int8], group: int = 0
+) -> tuple[Array, Array, Array | None]: ...
+def ternarise_backward_rows(
+    dweight: Array, weight: Array, mean: Array, delta: Array, magnitude: Array, group: int
+) -> tuple[Array, Array]: ...
+def nearest_entries(values: Array, codebook: Array) -> NDArray[uint8]: ...
+def rms_norm_forward(x: Array, gain: Array) -> tuple[Array, Saved]: ...
+def rms_norm_backward(dy: Array, saved: Saved) -> tuple[Array, Array]: ...

@@ -27,7 +27,8 @@ class Var:
     __slots__ = ("grad", "tape", "value")
 
     def __init__(self, value: Array, tape: Tape) -> None:
-        self.value, self.tape, self.grad = value, tape, None
+        self.value, self.tape = value, tape
+        self.grad: Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

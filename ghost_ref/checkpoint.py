@@ -1,6 +1,7 @@
 """Training checkpoints: everything a run needs to go on, in one container file (docs/file-format.md).
 
-Tensors: the parameters under their own names, AdamW moments under ``adamw.m/`` and ``adamw.v/``, the memory
+Tensors: the parameters under their own names, first and second moments under ``adamw.m/`` and
+``adamw.v/`` (of a matrix that Muon trains only its momentum, as the first), the memory
 entries of the last step under ``memory/``. Metadata: model and training config, data digest, progress. Random
 numbers are functions of (seed, step), so the step is the random state and the data position.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from ghost_ref.config import ModelConfig, TrainingConfig
 from ghost_ref.container import read_container, write_container
 from ghost_ref.errors import GhostError
+from ghost_ref.muon import muon_matrices
 from ghost_ref.packed import check_tensors, parse_config
 from ghost_ref.parameters import parameter_specs
 
@@ -50,6 +52,12 @@ class Checkpoint:
     memory: Params = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     validation_digest: str = ""  # of a validation file, "" without one
+
+
+def second_moment_names(config: ModelConfig, training: TrainingConfig) -> list[str]:
+    """The parameters that have a second moment: all but the matrices that Muon trains."""
+    matrices = muon_matrices(config) if training.optimizer == "muon" else {}
+    return [name for name in parameter_specs(config) if name not in matrices]
 
 
 def save_checkpoint(path: Path, c: Checkpoint) -> None:
@@ -92,7 +100,8 @@ def _load(path: Path) -> Checkpoint:
             raise GhostError(f"{path}: tensor {name} is not part of a checkpoint.")
         parts[prefix][rest] = value
     expected = {name: ("F32", spec.shape) for name, spec in parameter_specs(config).items()}
-    for prefix in ("", "adamw.m", "adamw.v"):
-        check_tensors(path, parts[prefix], expected)
+    second = {name: expected[name] for name in second_moment_names(config, training)}
+    for prefix, wanted in (("", expected), ("adamw.m", expected), ("adamw.v", second)):
+        check_tensors(path, parts[prefix], wanted)
     return Checkpoint(config, training, digest, parts[""], parts["adamw.m"], parts["adamw.v"], parts["memory"],
                       progress, validation_digest)

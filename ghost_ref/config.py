@@ -160,6 +160,9 @@ class TrainingConfig(Config):
     lr: float = option(4e-3, "peak learning rate")
     final_lr: float = option(0.05, "learning rate at the end, as a share of the peak (cosine)")
     warmup_steps: int = option(100, "steps of linear warm-up, at most a tenth of all steps")
+    optimizer: str = option("adamw", "adamw, or muon: Muon on the layers' matrices and AdamW on the rest")
+    muon_lr: float = option(2e-2, "Muon, peak learning rate; warm-up and cosine as for lr")
+    muon_momentum: float = option(0.95, "Muon, momentum")
     beta1: float = option(0.9, "AdamW, first moment")
     beta2: float = option(0.99, "AdamW, second moment")
     weight_decay: float = option(0.1, "AdamW, on quantised matrices only")
@@ -183,9 +186,11 @@ class TrainingConfig(Config):
             self._require(0 <= getattr(self, name) <= 1 << 31, name, "zero or more")
         for name in ("minutes", "weight_decay", "mod_weight", "depth_weight"):
             self._require(getattr(self, name) >= 0, name, "zero or more")
-        for name in ("beta1", "beta2", "dropout", "prompt_noise", "validation_fraction"):
+        self._require(self.optimizer in ("adamw", "muon"), "optimizer", "'adamw' or 'muon'")
+        for name in ("beta1", "beta2", "muon_momentum", "dropout", "prompt_noise", "validation_fraction"):
             self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
         self._require(0 <= self.final_lr <= 1, "final_lr", "in 0..1")
-        self._require(self.lr > 0, "lr", "positive")
+        for name in ("lr", "muon_lr"):
+            self._require(getattr(self, name) > 0, name, "positive")
         self._require(self.clip_norm > 0, "clip_norm", "positive")
         self._require(0 <= self.seed < 1 << 63, "seed", "in 0..2^63-1")

@@ -33,7 +33,8 @@ def parameter_groups(config: ModelConfig, weight_decay: float) -> dict[str, tupl
 def adamw_update(p, g, m, v, lr, beta1, beta2, eps, weight_decay, c1, c2, clip=1.0) -> None:
     """One AdamW step in place on float32 arrays p, m, v with the gradient clip·g (see the module's text)."""
     f = np.float32
-    g = g * f(clip)
+    if clip != 1.0:
+        g = g * f(clip)
     m *= f(beta1)
     m += f(1 - beta1) * g
     v *= f(beta2)

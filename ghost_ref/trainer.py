@@ -13,10 +13,11 @@ from threadpoolctl import ThreadpoolController
 
 from ghost_ref.autodiff import Var, detach, gradients, record, run_backward
 from ghost_ref.batches import DROPOUT, Batch, make_batch, memory_entries, random_stream
-from ghost_ref.checkpoint import Checkpoint
+from ghost_ref.checkpoint import Checkpoint, second_moment_names
 from ghost_ref.config import ModelConfig, TrainingConfig
 from ghost_ref.data import Dataset
 from ghost_ref.initialise import initialise
+from ghost_ref.muon import muon_matrices, muon_update
 from ghost_ref.objective import objective
 from ghost_ref.ops.norm import unit_forward
 from ghost_ref.optimizer import EPSILON, adamw_update, parameter_groups, project, square_sum
@@ -32,7 +33,8 @@ Params = dict[str, np.ndarray]
 def new_checkpoint(config: ModelConfig, training: TrainingConfig, data: Dataset) -> Checkpoint:
     """Step 0 of a run."""
     params = initialise(config, training.seed)
-    first, second = ({name: np.zeros_like(p) for name, p in params.items()} for _ in range(2))
+    first = {name: np.zeros_like(p) for name, p in params.items()}
+    second = {name: np.zeros_like(params[name]) for name in second_moment_names(config, training)}
     return Checkpoint(config, training, data.digest, params, first, second)
 
 
@@ -69,6 +71,7 @@ class Trainer:
         self.ops = training_ops()
         self.groups = parameter_groups(checkpoint.config, checkpoint.training.weight_decay)
         self.sections = [Section(specs) for specs in specs_by_layer(checkpoint.config)]
+        self.matrices = muon_matrices(checkpoint.config) if checkpoint.training.optimizer == "muon" else {}
         self.update: Callable[..., None] = adamw_update
         if have_kernels():
             from ghost_ref import _train
@@ -123,14 +126,14 @@ class Trainer:
 
         def differentiate(part: Batch, number: int) -> Shard:
             leaves = record({name: for_shard(w.value, number) for name, w in weights.items() if isinstance(w, Var)})
-            loss, (cross_entropy, output) = objective(
+            value, (cross_entropy, output) = objective(
                 {**weights, **leaves}, run.config, run.training, part, ops=self.ops, counts=counts, memory=memory,
                 dropout=self._dropout(index, number))
-            loss.grad = np.ones_like(loss.value)
-            run_backward(loss.tape)
+            value.grad = np.ones_like(value.value)
+            run_backward(value.tape)
             routing = routing_counts(output, part.valid, ops=self.ops)
-            grads = {name: leaf.grad for name, leaf in leaves.items()}
-            return Shard(float(loss.value), float(cross_entropy), detach(output.hidden), routing, grads)
+            grads: dict[str, Any] = {name: leaf.grad for name, leaf in leaves.items()}
+            return Shard(float(value.value), float(cross_entropy), detach(output.hidden), routing, grads)
 
         running = [self.pool.submit(differentiate, part, number)
                    for number, part in enumerate(batch.split(run.training.shards))]
@@ -165,8 +168,11 @@ class Trainer:
         def update(section: Section) -> None:
             for name in section.specs:
                 share, decay = self.groups[name]
-                flat = (a.reshape(-1) for a in (run.params[name], np.ascontiguousarray(grads[name]),
-                                                run.first_moments[name], run.second_moments[name]))
+                p, m, g = run.params[name], run.first_moments[name], np.ascontiguousarray(grads[name])
+                if name in self.matrices:
+                    muon_update(p, g, m, lr * t.muon_lr / t.lr, t.muon_momentum, decay, self.matrices[name], clip)
+                    continue
+                flat = (a.reshape(-1) for a in (p, g, m, run.second_moments[name]))
                 self.update(*flat, lr * share, t.beta1, t.beta2, EPSILON, decay, c1, c2, clip)
             project({name: run.params[name] for name in section.specs})
 

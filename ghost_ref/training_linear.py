@@ -187,6 +187,7 @@ class Ternariser:
         matrix = self._matrix(weight, group)
         threshold = stored_threshold(threshold)
         matrix.mean, matrix.delta, kept = _train.ternarise_rows(weight, threshold, matrix.weight, matrix.group)
+        assert kept is not None  # there is a group
         index = kept_index(kept, codebook)
         matrix.set_magnitude(codebook[index])
         return (matrix, index), (matrix, index, codebook)

@@ -12,12 +12,14 @@ from ghost_ref.batches import DROPOUT, Batch, make_batch, memory_entries, random
 from ghost_ref.checkpoint import Checkpoint
 from ghost_ref.config import PAD, TrainingConfig
 from ghost_ref.data import Dataset, pair_bytes
+from ghost_ref.muon import muon_matrices
 from ghost_ref.objective import objective
 from ghost_ref.optimizer import parameter_groups
 from ghost_ref.quantise import quantise
 from ghost_ref.routing_metrics import Counts, routing_counts, routing_metrics
 from ghost_ref.schedule import learning_rate
 from mlx_backend import ops
+from mlx_backend.muon import muon, muon_factors
 from mlx_backend.numerics import require_float32_matmul
 from mlx_backend.optimizer import Params, adamw, project, square_sums, step_factors
 
@@ -36,6 +38,9 @@ class Trainer:
         self.run, self.data = checkpoint, data
         self.width = batch_width(data, checkpoint.training)
         self.groups = parameter_groups(checkpoint.config, checkpoint.training.weight_decay)
+        self.matrices = muon_matrices(checkpoint.config) if checkpoint.training.optimizer == "muon" else {}
+        self.shapes = {name: (checkpoint.params[name].shape[0] // fused, checkpoint.params[name].shape[1])
+                       for name, fused in self.matrices.items()}  # of one projection
         self.params, self.first_moments, self.second_moments, self.memory = (
             to_mlx(arrays) for arrays in (checkpoint.params, checkpoint.first_moments, checkpoint.second_moments,
                                           checkpoint.memory))
@@ -67,6 +72,9 @@ class Trainer:
         lr = learning_rate(training, index)
         factors = step_factors(set(self.groups.values()), lr, training.beta1, training.beta2,
                                index + 1 - run.progress.rejected)
+        if self.matrices:
+            rate = lr * training.muon_lr / training.lr
+            factors |= muon_factors(rate, training.weight_decay, set(self.shapes.values()))
         new, measured = self.compiled(self.params, self.first_moments, self.second_moments, shown, arrays, factors)
         mx.eval(new, measured)
         valid_count = int(batch.valid.sum())
@@ -132,10 +140,16 @@ class Trainer:
 
     def _update(self, params: Params, first: Params, second: Params, grads: Params,
                 factors: Arrays) -> tuple[Params, Params, Params]:
-        """AdamW on every parameter with its group's factors, then the projection."""
+        """Muon on its matrices, AdamW on the other parameters with their group's factors, then the projection."""
         training, groups = self.run.training, sorted(set(self.groups.values()))
         new_params, new_first, new_second = {}, {}, {}
+        shapes = sorted(set(self.shapes.values()))
         for name, p in params.items():
+            if name in self.matrices:
+                new_params[name], new_first[name] = muon(
+                    p, grads[name], first[name], rate=factors["muon_rate"][shapes.index(self.shapes[name])],
+                    keep=factors["muon_keep"], momentum=training.muon_momentum, fused=self.matrices[name])
+                continue
             group = groups.index(self.groups[name])
             new_params[name], new_first[name], new_second[name] = adamw(
                 p, grads[name], first[name], second[name], rate=factors["rate"][group], keep=factors["keep"][group],

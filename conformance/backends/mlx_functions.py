@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from conformance.components import networks, routing, sequence
 from conformance.decisions import Deciding
+from mlx_backend import muon as muon_module
 from mlx_backend import numerics, ops, optimizer
 from mlx_backend.ops import linear
 from mlx_backend.ops import routing as routing_ops
@@ -52,6 +53,15 @@ def adamw(p, gradients, m, v, *, lr, beta1, beta2, eps, weight_decay, applied):
     return p, m, v
 
 
+def muon(p, gradients, m, *, lr, momentum, weight_decay, fused):
+    """One Muon step for each of the gradients."""
+    factors = muon_module.muon_factors(lr, weight_decay, {(p.shape[0] // fused, p.shape[1])})
+    for step in range(len(gradients)):
+        p, m = muon_module.muon(p, gradients[step], m, rate=factors["muon_rate"][0], keep=factors["muon_keep"],
+                                momentum=momentum, fused=fused)
+    return p, m
+
+
 def global_norm(a, b, c):
     """The norm of three gradients taken together."""
     return mx.sqrt(optimizer.square_sums({"a": a, "b": b, "c": c}).sum())
@@ -77,7 +87,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "attention_stream": partial(sequence.attention_stream, ops=ops),
     "skip_around": partial(routing.skip_around, ops=ops), "join_rows": partial(routing.join_rows, ops=ops),
     "gather": routing_ops.gather, "scatter": routing_ops.scatter,
-    "adamw": adamw, "global_norm": global_norm, "project": project,
+    "adamw": adamw, "muon": muon, "global_norm": global_norm, "project": project,
     "forward": partial(networks.forward_pass, make_ops=deciding),
     "forward_decisions": partial(networks.forward_decisions, make_ops=own_decisions),
     "objective": partial(networks.objective_gradients, make_ops=deciding, value_and_grad=value_and_grad),

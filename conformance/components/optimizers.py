@@ -9,6 +9,7 @@ import numpy as np
 
 from conformance.case import FORWARD, Case, Component
 from conformance.components.inputs import normal, uniform, wide
+from ghost_ref import muon as muon_module
 from ghost_ref import optimizer
 
 SIZE = 512
@@ -25,6 +26,15 @@ def adamw(p: Any, gradients: Any, m: Any, v: Any, *, lr: float, beta1: float, be
         optimizer.adamw_update(p, gradients[step], m, v, lr, beta1, beta2, eps, weight_decay, 1 / (1 - beta1**t),
                                1 / (1 - beta2**t))
     return p, m, v
+
+
+def muon(p: Any, gradients: Any, m: Any, *, lr: float, momentum: float, weight_decay: float,
+         fused: int) -> tuple[Any, Any]:
+    """p, m (rows, columns) after one Muon step for each of the gradients (steps, rows, columns)."""
+    p, m = p.copy(), m.copy()
+    for step in range(len(gradients)):
+        muon_module.muon_update(p, gradients[step], m, lr, momentum, weight_decay, fused)
+    return p, m
 
 
 def global_norm(a: Any, b: Any, c: Any) -> Any:
@@ -64,6 +74,26 @@ def _adamw(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
         yield case(f"n={n}", normal(rng, 2, n), statistical=False)
 
 
+def _muon(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
+    def case(label: str, gradients: np.ndarray, fused: int = 1, **settings: float) -> Case:
+        shape = gradients.shape[1:]
+        arguments = {"p": normal(rng, *shape, scale=0.05), "gradients": gradients, "m": normal(rng, *shape, scale=0.1)}
+        statics = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1, **settings, "fused": fused}
+        return Case("muon", label, FORWARD, arguments, statics, statistical=False)
+
+    yield case("wide", normal(rng, 1, 8, 24))
+    yield case("tall", normal(rng, 1, 24, 8))
+    yield case("square", normal(rng, 1, 12, 12))
+    yield case("fused", normal(rng, 1, 32, 8), fused=2)
+    yield case("two steps", normal(rng, 2, 6, 16))
+    yield case("no decay, no momentum", normal(rng, 1, 8, 16), weight_decay=0.0, momentum=0.0)
+    yield case("one row", normal(rng, 1, 1, 17))
+    yield case("tiny gradients", normal(rng, 1, 8, 16, scale=1e-9), momentum=0.0)
+    yield case("zero gradients", np.zeros((1, 4, 8), np.float32), momentum=0.0)
+    if extensive:
+        yield case("large", normal(rng, 1, 48, 96))
+
+
 def _global_norm(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
     def case(label: str, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> Case:
         return Case("global_norm", label, FORWARD, {"a": a, "b": b, "c": c}, statistical=False)
@@ -86,6 +116,7 @@ def _project(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
 
 COMPONENTS = (
     Component("adamw", f"{__name__}:adamw", ("p", "gradients", "m", "v"), ("p", "m", "v"), _adamw, canonical=False),
+    Component("muon", f"{__name__}:muon", ("p", "gradients", "m"), ("p", "m"), _muon, canonical=False),
     Component("global_norm", f"{__name__}:global_norm", ("a", "b", "c"), ("norm",), _global_norm, canonical=False),
     Component("project", f"{__name__}:project", ("threshold", "scale", "codebook", "weight"),
               ("threshold", "scale", "codebook", "weight"), _project, canonical=False),
