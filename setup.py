@@ -66,7 +66,7 @@ def extensions():
                                include_dirs=["ext/core"], depends=headers, extra_compile_args=CXX,
                                extra_link_args=SANITIZERS)]
     found += cythonize([Extension("ghost_ref._train", ["ext/training/_train.pyx"], include_dirs=["ext/training"],
-                                  depends=glob("ext/training/*.h"), extra_compile_args=COMMON,
+                                  depends=glob("ext/training/*.[hp]*"), extra_compile_args=COMMON,
                                   extra_link_args=SANITIZERS)])
     return found
 

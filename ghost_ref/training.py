@@ -16,6 +16,7 @@ from ghost_ref import ops as reference_ops
 from ghost_ref import presets
 from ghost_ref.atomic import write_atomically
 from ghost_ref.batches import check_trainable
+from ghost_ref.bench import peak_bytes
 from ghost_ref.checkpoint import FILE_NAME, Checkpoint, load_checkpoint, save_checkpoint
 from ghost_ref.config import ModelConfig, TrainingConfig
 from ghost_ref.data import Dataset, load_dataset, split_text
@@ -27,6 +28,7 @@ from ghost_ref.parameters import parameter_count
 from ghost_ref.quantise import quantise
 from ghost_ref.runtime import load
 from ghost_ref.trainer import Trainer, new_checkpoint, zero_fractions
+from ghost_ref.training_memory import step_bytes
 
 BEST_NAME, LATEST_NAME, METRICS_NAME, CURVE_NAME = "best.ghost", "latest.ghost", "metrics.jsonl", "loss.png"
 LOG_SECONDS = 0.2  # at most this often a step event reaches on_event
@@ -215,7 +217,8 @@ class Run:
         progress = self.run.progress
         self.trainer = self.make_trainer(self.run, self.data)
         self.on_event({"event": "start", "config": self.run.config.to_dict(), "steps": self.run.training.steps,
-                       "step": progress.step, "parameters": parameter_count(self.run.config), "data": self.whole.name})
+                       "step": progress.step, "parameters": parameter_count(self.run.config), "data": self.whole.name,
+                       "step_bytes": step_bytes(self.run.config, self.run.training)})
         started, self.first_step = time.monotonic(), progress.step
         first_bytes = progress.bytes_read
         self.last_event = 0.0
@@ -298,7 +301,8 @@ class Run:
             write_atomically(str(self.out / BEST_NAME), (self.out / LATEST_NAME).read_bytes())
         event = {"event": "evaluation", "step": progress.step, "best": best,
                  **{k: v for k, v in report.items() if k != "wrong"},
-                 "zero_fractions": zero_fractions(self.run.params, self.run.config, reference_ops)}
+                 "zero_fractions": zero_fractions(self.run.params, self.run.config, reference_ops),
+                 "peak_bytes": peak_bytes()}
         self.metrics.write(json.dumps(event) + "\n")
         self.on_event(event)
         self.paused += time.monotonic() - before

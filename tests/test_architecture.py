@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [p for folder in ("ghost_ref", "mlx_backend", "conformance") for p in sorted((ROOT / folder).rglob("*.py"))]
 NATIVE = [p for folder in ("ext", "mlx_backend", "conformance") for p in sorted((ROOT / folder).rglob("*"))
-          if p.suffix in (".h", ".cpp", ".pyx")]
+          if p.suffix in (".h", ".cpp", ".pyx", ".pxi")]
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="needs the source tree")
@@ -93,5 +93,5 @@ def test_the_wheel_holds_the_packages_and_nothing_else(tmp_path):
     assert {t for t in tops if not t.endswith(".dist-info")} == {"ghost_ref", "mlx_backend", "conformance"}
     assert any(n.startswith("ghost_ref/datasets/") for n in names) and "ghost_ref/py.typed" in names
     assert any(n.startswith("conformance/golden/") for n in names)
-    native = [n for n in names if n.endswith((".cpp", ".h", ".pyx", ".c"))]
+    native = [n for n in names if n.endswith((".cpp", ".h", ".pyx", ".pxi", ".c"))]
     assert native and all(n.startswith("mlx_backend/kernels/") for n in native)

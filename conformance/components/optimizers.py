@@ -116,7 +116,8 @@ def _project(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
 
 COMPONENTS = (
     Component("adamw", f"{__name__}:adamw", ("p", "gradients", "m", "v"), ("p", "m", "v"), _adamw, canonical=False),
-    Component("muon", f"{__name__}:muon", ("p", "gradients", "m"), ("p", "m"), _muon, canonical=False),
+    Component("muon", f"{__name__}:muon", ("p", "gradients", "m"), ("p", "m"), _muon, canonical=False,
+              composite=True),  # five cubings of the error bound would end in infinity
     Component("global_norm", f"{__name__}:global_norm", ("a", "b", "c"), ("norm",), _global_norm, canonical=False),
     Component("project", f"{__name__}:project", ("threshold", "scale", "codebook", "weight"),
               ("threshold", "scale", "codebook", "weight"), _project, canonical=False),

@@ -3,7 +3,7 @@
 from conformance.mutation.operator import Operator
 
 LOSS, OPTIMIZER, SAMPLING = "ghost_ref/ops/loss.py", "ghost_ref/optimizer.py", "ghost_ref/sampling.py"
-MODEL = "ghost_ref/model.py"
+MODEL, MUON = "ghost_ref/model.py", "ghost_ref/muon.py"
 MASKED = ("cross_entropy", "binary_cross_entropy", "masked_mean")
 
 OPERATORS = (
@@ -56,6 +56,14 @@ OPERATORS = (
     Operator("adamw_betas_swapped", "beta2 for the first moment", OPTIMIZER,
              "    m *= f(beta1)\n    m += f(1 - beta1) * g\n", "    m *= f(beta2)\n    m += f(1 - beta2) * g\n",
              ("adamw",)),
+    Operator("muon_without_nesterov", "Muon steps along the momentum alone", MUON,
+             "    u = g + f(momentum) * m\n", "    u = m.copy()\n", ("muon",)),
+    Operator("muon_fused_whole", "fused projections orthogonalised together", MUON,
+             "    rows = p.shape[0] // fused\n", "    rows = p.shape[0]\n", ("muon",)),
+    Operator("muon_iterations", "one Newton-Schulz iteration too few", MUON,
+             "    for _ in range(ITERATIONS):\n", "    for _ in range(ITERATIONS - 1):\n", ("muon",)),
+    Operator("muon_unscaled", "tall matrices without their larger rate", MUON,
+             "f(lr * math.sqrt(max(1.0, rows / p.shape[1])))", "f(lr)", ("muon",)),
     Operator("adamw_float16_moment", "the second moment kept in float16", OPTIMIZER,
              "    v += (f(1 - beta2) * g) * g\n",
              "    v += (f(1 - beta2) * g) * g\n    v[...] = v.astype(np.float16)\n", ("adamw",)),
