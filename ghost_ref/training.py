@@ -232,7 +232,8 @@ class Run:
         seconds = time.monotonic() - started
         self._plot()
         self.on_event({"event": "end", "reason": reason, "step": progress.step, "seconds": seconds,
-                       "training_seconds": seconds - self.paused, "score": progress.best})
+                       "training_seconds": seconds - self.paused, "score": progress.best,
+                       "peak_bytes": peak_bytes()})
         best = self.out / BEST_NAME
         return TrainingResult(self.out, reason, progress.step, seconds, progress.best, best if best.exists() else None)
 
@@ -302,9 +303,9 @@ class Run:
         event = {"event": "evaluation", "step": progress.step, "best": best,
                  **{k: v for k, v in report.items() if k != "wrong"},
                  "zero_fractions": zero_fractions(self.run.params, self.run.config, reference_ops),
-                 "peak_bytes": peak_bytes()}
+                 "step_bytes": step_bytes(self.run.config, self.run.training)}
         self.metrics.write(json.dumps(event) + "\n")
-        self.on_event(event)
+        self.on_event({**event, "peak_bytes": peak_bytes()})  # not in the file: no two runs have the same
         self.paused += time.monotonic() - before
         if plan.stop_when_solved and report.get("share") == 1 and self._all_answered():
             return "solved"
