@@ -59,6 +59,11 @@ class Model:
     def new_state(self) -> State:
         """The state before the first byte."""
 
+    def step(self, states: list[State], tokens: NDArray[np.uint8], hidden: bool = False
+             ) -> tuple[Float32, Float32 | None]:
+        """Feed one byte to each of n different states, together. Returns logits (n, 256), and hidden (n, d) or None.
+        Raises RuntimeError if two states are the same, or one is in use or of another model; then none has changed."""
+
     def forward(self, state: State, tokens: NDArray[np.uint8], logits: Literal["all", "last", "none"] = "all",
                 hidden: bool = False) -> tuple[Float32 | None, Float32 | None]:
         """Feed bytes (n,). Returns logits (n, 256) or (1, 256) or None, and hidden (n or 1, d) after the final norm, of

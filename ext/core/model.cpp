@@ -34,6 +34,36 @@ Status busy() {
   return Status::error("The state is in use by another call; fork it, or wait for that call to return.");
 }
 
+// Marks many states as used, all or none.
+class Leases {
+ public:
+  Leases() = default;
+  ~Leases() {
+    for (int64_t i = 0; i < taken_; ++i) states_[i]->in_use.store(false, std::memory_order_release);
+  }
+  Leases(const Leases&) = delete;
+  Leases& operator=(const Leases&) = delete;
+
+  Status take(State* const* states, int64_t count) {
+    states_ = states;
+    for (; taken_ < count; ++taken_) {
+      if (!states[taken_]->in_use.exchange(true, std::memory_order_acquire)) continue;
+      for (int64_t i = 0; i < taken_; ++i) {
+        if (states[i] == states[taken_]) {
+          return Status::error("Streams " + std::to_string(i) + " and " + std::to_string(taken_) +
+                               " have the same state; every stream needs its own (fork it).");
+        }
+      }
+      return busy();
+    }
+    return Status();
+  }
+
+ private:
+  State* const* states_ = nullptr;
+  int64_t taken_ = 0;
+};
+
 }  // namespace
 
 Status Model::load(const std::string& path, int threads, const std::string& level, std::unique_ptr<Model>* out) {
@@ -113,6 +143,25 @@ Status Model::forward(State* state, const uint8_t* tokens, int64_t n, bool last_
   if (!lease.taken()) return busy();
   if (Status status = check(*state, n); !status.ok()) return status;
   return feed(state, tokens, n, last_only, logits, hidden, poll);
+}
+
+Status Model::step(State* const* states, const uint8_t* tokens, int64_t count, float* logits, float* hidden) {
+  Leases leases;
+  for (int64_t i = 0; i < count; ++i) {
+    if (Status status = check(*states[i], 1); !status.ok()) return status;
+  }
+  if (Status status = leases.take(states, count); !status.ok()) return status;
+  Stream streams[kChunk];
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (int64_t start = 0; start < count; start += kChunk) {
+    const int length = static_cast<int>(std::min<int64_t>(kChunk, count - start));
+    for (int s = 0; s < length; ++s) streams[s] = {states[start + s], s, s + 1};
+    Pass pass{weights_, *kernels_, memory_, team_, work_, streams, length, tokens + start, length, 0, logits, hidden};
+    ghost::run(&pass);
+    if (logits != nullptr) logits += static_cast<size_t>(length) * kVocabulary;
+    if (hidden != nullptr) hidden += static_cast<size_t>(length) * static_cast<size_t>(config().d_model);
+  }
+  return Status();
 }
 
 Status Model::generate(State* state, const uint8_t* prompt, int64_t n, const Generation& options, bool* reached_eos) {

@@ -49,6 +49,11 @@ class Model {
   Status forward(State* state, const uint8_t* tokens, int64_t n, bool last_only, float* logits, float* hidden,
                  const Poll& poll = {});
 
+  // Feeds one byte to each of `count` different streams, together: the weights are read once for up to kChunk streams.
+  // logits [count][256] or nullptr, hidden [count][d] or nullptr; the bits are those of every stream on its own. On an
+  // error no state has changed.
+  Status step(State* const* states, const uint8_t* tokens, int64_t count, float* logits, float* hidden);
+
   // Feeds the prompt, then chooses and feeds bytes until EOS, max_bytes or the sink stops. The state has then read the
   // prompt and every byte the sink got; EOS goes neither to the sink nor into the state. reached_eos may be nullptr.
   Status generate(State* state, const uint8_t* prompt, int64_t n, const Generation& options, bool* reached_eos);
