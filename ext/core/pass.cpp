@@ -129,7 +129,7 @@ void Member::surprise_logits() {
     float* z = work_.log_q.data() + static_cast<size_t>(t) * kVocabulary;
     for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) z[i] = z[i] + w.surprise_bias[static_cast<size_t>(i)];
   }
-  if (n == pass_.stream_count) return;  // no token follows another one: log q is for the next chunk
+  if (n == pass_.stream_count) return rows_done(n);  // no token follows another one: log q is for the next chunk
   barrier();
   surprise_log_softmax();
   barrier();
