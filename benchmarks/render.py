@@ -28,7 +28,8 @@ Every speed here was measured beside its peer, in the same run on the same machi
 contestant run once; the next round starts with the next one). Figures are medians over the rounds with (lowest to
 highest); ratios are taken turn by turn. `make bench` measures all of it on your machine and writes such a page to
 `build/bench/speed.md`; [benchmarks/README.md](../benchmarks/README.md) says how each part works. This page is made by
-`benchmarks/render.py` from the files in `benchmarks/results/`; nothing on it is typed by hand.
+`benchmarks/render.py` from the files in `benchmarks/results/`; nothing on it is typed by hand. Training beside PyTorch,
+where it is not below, is in [results.md](results.md).
 """
 
 

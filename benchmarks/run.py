@@ -29,6 +29,7 @@ def parts(quick: bool, results: Path) -> dict[str, list[str]]:
         "mamba": ["mamba_speed.py", *common],
         "v12": ["v12_speed.py", *common],
         "length": ["length_speed.py", *common],
+        "batch": ["batch_speed.py", *common],
         "model_sizes": ["model_sizes.py", *common],
         "training": ["training_speed.py", *training],
     }
