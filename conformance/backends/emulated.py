@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,9 @@ class EmulatedEngine:
 
     def generate(self, state: Any, data: bytes, sampling: SamplingConfig) -> bytes:
         return bytes(generate_bytes(self, state, data, sampling))
+
+    def step(self, states: Sequence[list[State | None]], tokens: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.forward(state, tokens[i : i + 1], True)[0] for i, state in enumerate(states)])
 
 
 def why_not() -> str:
