@@ -47,7 +47,7 @@ def adamw_update(p, g, m, v, lr, beta1, beta2, eps, weight_decay, c1, c2, clip=1
 
 def square_sum(grads: Iterable[np.ndarray]) -> float:
     """Σ g² over all gradients, accumulated per array in float32 BLAS and across arrays in float64."""
-    return float(sum(np.dot(g.ravel(), g.ravel()).astype(np.float64) for g in grads))
+    return sum((np.dot(g.ravel(), g.ravel()).astype(np.float64) for g in grads), np.float64(0))
 
 
 def global_norm(grads: Params) -> float:
