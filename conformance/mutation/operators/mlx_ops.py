@@ -128,7 +128,7 @@ OPERATORS = (
              "    return as_array(mask).astype(mx.float32) /", "    return mx.ones(as_array(mask).shape) /",
              ("cross_entropy", "binary_cross_entropy", "masked_mean")),
     Operator("cross_entropy_gradient", "the gradient without the target's -1", LOSS,
-             "(probabilities - target.astype(mx.float32))", "(probabilities - 0 * target.astype(mx.float32))",
+             "- mx.where(target, dlosses[..., None], 0)", "- mx.where(target, 0 * dlosses[..., None], 0)",
              ("cross_entropy",)),
     Operator("body_skip_dropped", "the scan's body without D·x", BODIES + "selective_scan_forward.h",
              "total = total + skip * x[at];", "total = total + 0.0f * skip * x[at];", SCANS[:1]),
