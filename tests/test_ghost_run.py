@@ -323,7 +323,8 @@ def test_aarch64_computes_the_same_bits(tiny):
                             "--level=neondot")).values()) == {expected}
     old = call(*run[:1], "-cpu", "cortex-a53", *run[1:], program, "check", str(tiny), "--prompts=100", "--threads=1")
     assert checked(old) == {(level, 1): expected for level in ("scalar", "neon")}
-    assert "neondot    not run: this CPU has no dot products" in old.stdout.decode()
+    refused = next(line for line in old.stdout.decode().splitlines() if line.startswith("neondot"))
+    assert "not run: this CPU has no dot products" in refused
 
 
 @pytest.fixture(scope="module")
