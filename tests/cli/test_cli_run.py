@@ -110,7 +110,9 @@ def test_a_session_on_a_terminal(path: str) -> None:
     """Through a real terminal: questions, a bad one, Ctrl-C at the prompt, and Ctrl-D."""
     leader, follower = pty.openpty()
     process = subprocess.Popen([*GHOST, "run", path, "--max-bytes", "3"], cwd=ROOT,
-                               stdin=follower, stdout=follower, stderr=follower, start_new_session=True)
+                               stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+                               # a background job ignores SIGINT, and so would its children
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     os.close(follower)
     screen = read_until(leader, "> ")
     os.write(leader, b"hello\n")
