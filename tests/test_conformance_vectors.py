@@ -322,7 +322,7 @@ def test_native_judge_sees_one_bit(native, tmp_path, name, tensor):
     (lambda d: (d / "silu.json").unlink(), "cannot be read"),
     (lambda d: (d / "MANIFEST.json").write_text("{"), "not valid JSON"),
     (lambda d: ((d / "silu.safetensors").write_bytes(b"\xff" * 40), sign(d)), "cut off"),
-    (lambda d: ((d / "silu.json").write_text('{"canonical": true}'), sign(d)), "no 'cases'"),
+    (lambda d: ((d / "silu.json").write_text('{"canonical": true}'), sign(d)), "no 'component'"),
     (lambda d: rewrite(d, "silu", lambda t: t.pop("0/bits/y")), "has no tensor bits/y"),
     (lambda d: rewrite(d, "rms_norm", lambda t: t.update({"0/argument/gain": np.ones(3, np.float32)})),
      "argument gain of the wrong type or shape"),

@@ -75,15 +75,15 @@ def _adamw(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
 
 
 def _muon(rng: np.random.Generator, extensive: bool) -> Iterator[Case]:
-    def case(label: str, gradients: np.ndarray, fused: int = 1, **settings: float) -> Case:
+    def case(label: str, gradients: np.ndarray, fused: int = 1, statistical: bool = False, **settings: float) -> Case:
         shape = gradients.shape[1:]
         arguments = {"p": normal(rng, *shape, scale=0.05), "gradients": gradients, "m": normal(rng, *shape, scale=0.1)}
         statics = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1, **settings, "fused": fused}
-        return Case("muon", label, FORWARD, arguments, statics, statistical=False)
+        return Case("muon", label, FORWARD, arguments, statics, statistical=statistical)
 
-    yield case("wide", normal(rng, 1, 8, 24))
-    yield case("tall", normal(rng, 1, 24, 8))
-    yield case("square", normal(rng, 1, 12, 12))
+    yield case("wide", normal(rng, 1, 8, 24), statistical=True)
+    yield case("tall", normal(rng, 1, 24, 8), statistical=True)
+    yield case("square", normal(rng, 1, 12, 12), statistical=True)
     yield case("fused", normal(rng, 1, 32, 8), fused=2)
     yield case("two steps", normal(rng, 2, 6, 16))
     yield case("no decay, no momentum", normal(rng, 1, 8, 16), weight_decay=0.0, momentum=0.0)
