@@ -13,10 +13,9 @@ import time
 
 import numpy as np
 from endless_model import endless_model
-from protocol import Cell, Results, Turn, arguments, begin, finish, progress, take_turns
+from protocol import Cell, Results, Turn, arguments, begin, progress, run, take_turns
 
 from ghost_ref.bench import TEXT
-from ghost_ref.errors import GhostError
 from ghost_ref.runtime import Model, load
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -52,16 +51,5 @@ def measure(options: argparse.Namespace) -> Results:
     return results
 
 
-def main() -> int:
-    options = arguments(__doc__, rounds=15).parse_args()
-    options.rounds = min(options.rounds, 3) if options.quick else options.rounds
-    try:
-        finish(measure(options), options)
-    except GhostError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(measure, arguments(__doc__, rounds=15)))

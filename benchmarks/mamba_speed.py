@@ -19,7 +19,7 @@ import llama_cpp
 import numpy as np
 from endless_model import MODELS, endless_model
 from mamba_gguf import write_mamba
-from protocol import Cell, Results, Turn, arguments, begin, finish, progress, seconds_per_call, take_turns
+from protocol import Cell, Results, Turn, arguments, begin, progress, run, seconds_per_call, take_turns
 
 from ghost_ref.config import SamplingConfig
 from ghost_ref.errors import GhostError
@@ -99,16 +99,5 @@ def measure(options: argparse.Namespace) -> Results:
     return results
 
 
-def main() -> int:
-    options = arguments(__doc__, rounds=5).parse_args()
-    options.rounds = 1 if options.quick else options.rounds
-    try:
-        finish(measure(options), options)
-    except GhostError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(measure, arguments(__doc__, rounds=5), quick_rounds=1))

@@ -16,7 +16,7 @@ import llama_cpp
 import numpy as np
 import onnx_peer
 from kernel_speed import Kernels
-from protocol import Cell, Results, Turn, arguments, begin, finish, progress, quickest, seconds_per_call, take_turns
+from protocol import Cell, Results, Turn, arguments, begin, progress, quickest, run, seconds_per_call, take_turns
 
 from ghost_ref.errors import GhostError
 
@@ -140,15 +140,8 @@ def measure(options: argparse.Namespace) -> Results:
 def main() -> int:
     from threadpoolctl import threadpool_limits
 
-    options = arguments(__doc__, rounds=15).parse_args()
-    options.rounds = min(options.rounds, 3) if options.quick else options.rounds
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            finish(measure(options), options)
-    except GhostError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    with threadpool_limits(1, user_api="blas"):
+        return run(measure, arguments(__doc__, rounds=15))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ in the same rounds: reading as many bytes as the 2-bit codes have, by as many th
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import math
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from kernel_speed import Kernels
-from protocol import RESULTS, ROOT, Cell, Results, Turn, arguments, begin, finish, progress, quickest, take_turns
+from protocol import RESULTS, ROOT, Cell, Results, Turn, arguments, begin, progress, quickest, run, take_turns
 
 from ghost_ref.bench import TEXT
 from ghost_ref.config import ModelConfig
@@ -33,6 +34,7 @@ from ghost_ref.packed import save_packed
 from ghost_ref.parameters import CODEBOOK, TERNARY, parameter_count, parameter_specs
 from ghost_ref.runtime import load
 
+QUICK_SIZES = ("1M", "11M")
 SIZES = {
     "1M": ModelConfig(d_model=128, n_layers=4, dt_rank=8, d_ff=384),
     "11M": ModelConfig(),
@@ -188,25 +190,22 @@ def report(results: Results) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def measure(options: argparse.Namespace) -> Results:
+    sizes = [size for size in options.sizes if size in QUICK_SIZES] if options.quick else options.sizes
+    results = begin("model_sizes", options)
+    kernels = Kernels()
+    for name in sizes:
+        progress(f"{name} ...")
+        measure_size(results, kernels, name, options.rounds)
+    print(report(results))
+    return results
+
+
+def flags() -> argparse.ArgumentParser:
     parser = arguments(__doc__, rounds=9)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="these models alone")
-    options = parser.parse_args()
-    if options.quick:
-        options.rounds, options.sizes = min(options.rounds, 3), [s for s in options.sizes if s in ("1M", "11M")]
-    try:
-        results = begin("model_sizes", options)
-        kernels = Kernels()
-        for name in options.sizes:
-            progress(f"{name} ...")
-            measure_size(results, kernels, name, options.rounds)
-        finish(results, options)
-        print(report(results))
-    except GhostError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(measure, flags()))

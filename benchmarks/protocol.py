@@ -219,10 +219,20 @@ def begin(topic: str, options: argparse.Namespace, *packages: str) -> Results:
     return earlier
 
 
-def finish(results: Results, options: argparse.Namespace) -> None:
-    path = options.results / f"{results.topic}.json"
-    results.save(path)
+def run(measure: Callable[[argparse.Namespace], Results], parser: argparse.ArgumentParser,
+        quick_rounds: int = 3) -> int:
+    """Parse the flags, measure a topic and keep its results; the exit code."""
+    options = parser.parse_args()
+    options.rounds = min(options.rounds, quick_rounds) if options.quick else options.rounds
+    try:
+        results = measure(options)
+        path = options.results / f"{results.topic}.json"
+        results.save(path)
+    except GhostError as error:
+        print(error, file=sys.stderr)
+        return 2
     print(f"wrote {path}", file=sys.stderr)
+    return 0
 
 
 def progress(text: str) -> None:

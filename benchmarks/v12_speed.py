@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from endless_model import endless_model
 from kernel_speed import Kernels
-from protocol import ROOT, Cell, Results, Turn, arguments, begin, finish, progress, take_turns
+from protocol import ROOT, Cell, Results, Turn, arguments, begin, progress, run, take_turns
 
 from ghost_ref.bench import TEXT
 from ghost_ref.config import ModelConfig
@@ -139,18 +139,11 @@ def measure(options: argparse.Namespace) -> Results:
     return results
 
 
-def main() -> int:
+def flags() -> argparse.ArgumentParser:
     parser = arguments(__doc__, rounds=15)
     parser.add_argument("--model", type=Path, help="a packed v12 (default: random weights)")
-    options = parser.parse_args()
-    options.rounds = min(options.rounds, 3) if options.quick else options.rounds
-    try:
-        finish(measure(options), options)
-    except GhostError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(measure, flags()))
