@@ -54,7 +54,7 @@ def ghost_turn(path: Path, level: str, threads: int, prefill: list[float]) -> Tu
     sampling = SamplingConfig(max_bytes=DECODE)
 
     def decode() -> None:
-        if len(model.engine.generate(model.new_state(), b"a", sampling)) != DECODE:
+        if len(model.engine.generate([model.new_state()], [b"a"], [sampling])[0]) != DECODE:
             raise GhostError("the model ended its text early")
 
     def turn() -> float:

@@ -10,9 +10,9 @@ import numpy as np
 from conformance.components.models import SMALL, random_memory, random_params
 from ghost_ref import ops
 from ghost_ref.config import PAD
+from ghost_ref.engines import ReferenceEngine
 from ghost_ref.packed import save_packed
 from ghost_ref.quantise import quantise
-from ghost_ref.runtime import ReferenceEngine
 
 ARGUMENTS = ("tokens", "memory.keys", "memory.values", "memory.counts")
 OUTPUTS = ("logits", "hidden")

@@ -1,6 +1,6 @@
 """The C++ runtime (ext/bindings). Wrong dtypes are TypeError, wrong shapes or values ValueError."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -79,6 +79,17 @@ class Model:
 
         EOS is neither in the bytes nor in the state. on_byte gets every byte and stops the generation by returning
         False or raising. Raises RuntimeError if the logits are not finite or another call uses the state."""
+
+    def generate_batch(self, states: Sequence[State], prompts: Sequence[bytes],
+                       options: Sequence[tuple[float, int, float, float, int, int]],
+                       on_byte: Callable[[int, int], object] | None = None) -> list[tuple[bytes, bool]]:
+        """`generate` of many streams together, each with a state of its own and (temp, top_k, top_p, min_p, seed,
+        max_bytes): the same bytes. on_byte gets (stream, byte) and ends that stream by returning False.
+        Raises RuntimeError if two states are the same, besides what `generate` raises."""
+
+    def judge(self, states: Sequence[State], texts: Sequence[NDArray[np.uint8]]) -> list[Float32]:
+        """Feed every text (n,) but its last byte, together. Returns -log softmax(logits)[byte] (n - 1,) of every byte
+        but the first. Raises as generate_batch does, ValueError on a text of fewer than two bytes."""
 
 def numerics_map(name: str, x: Float32, level: str) -> Float32:
     """exp, log, log1p, sigmoid, silu, softplus or rint of every element of x (n,); lane_sum and lane_sum_squares

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ghost_ref.config import SamplingConfig
 from ghost_ref.data import Pair
 from ghost_ref.errors import GhostError
-from ghost_ref.runtime import Model
+from ghost_ref.runtime import BATCH, Model
+
+if TYPE_CHECKING:
+    from ghost_ref.memory_bank import MemoryBank
 
 WINDOW = 256
 STREAM_CHUNK = 4096
@@ -28,49 +31,47 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """-log softmax(logits)[target] in float64.   logits (L, 256), targets (L,) -> (L,)"""
-    z = logits.astype(np.float64)
-    z -= z.max(-1, keepdims=True)
-    return np.log(np.exp(z).sum(-1)) - z[np.arange(len(z)), targets]
-
-
 def evaluate_text(model: Model, text: bytes, protocol: str = "p256", limit: int | None = None,
-                  on_progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+                  on_progress: Callable[[int, int], None] | None = None, batch: int = BATCH) -> dict[str, Any]:
     """Mean nats per byte of a text.
 
-    p256: consecutive windows of 256 bytes, zero state, every window predicts its next 256 bytes. ps: one stream,
-    state carried, no updates. limit: use only this many bytes. Raises GhostError on a text too short."""
+    p256: consecutive windows of 256 bytes, zero state, every window predicts its next 256 bytes; `batch` windows are
+    read together. ps: one stream, state carried, no updates. limit: use only this many bytes.
+    A byte costs what `Model.losses` says; the costs are added without rounding (math.fsum), so the figure has the same
+    bits for every batch, level and number of threads, and on the reference. Raises GhostError on a text too short."""
     if protocol not in ("p256", "ps"):
         raise GhostError(f"The protocol for a text is p256 or ps, not {protocol!r}.")
     content = np.frombuffer(text, np.uint8)[: None if limit is None else limit + 1]
     if len(content) < (WINDOW + 1 if protocol == "p256" else 2):
         raise GhostError(f"The text has only {len(content)} bytes, too few for {protocol}.")
-    step = WINDOW if protocol == "p256" else STREAM_CHUNK
+    step, together = (WINDOW, batch) if protocol == "p256" else (STREAM_CHUNK, 1)
     usable = (len(content) - 1) // WINDOW * WINDOW if protocol == "p256" else len(content) - 1
-    state = model.new_state() if protocol == "ps" else None
-    total = 0.0
-    for start in range(0, usable, step):
-        end = min(start + step, usable)
-        total += float(nats(model.logits(content[start:end], state), content[start + 1 : end + 1]).sum())
+    pieces = [content[start : min(start + step, usable) + 1] for start in range(0, usable, step)]
+    states = [model.new_state()] if protocol == "ps" else None
+    costs: list[float] = []
+    for first in range(0, len(pieces), together):
+        for cost in model.losses(pieces[first : first + together], states):
+            costs += cost.tolist()
         if on_progress:
-            on_progress(end, usable)
-    mean = total / usable
+            on_progress(len(costs), usable)
+    mean = math.fsum(costs) / usable
     return {"protocol": protocol, "bytes": usable, "nats_per_byte": mean, "bits_per_byte": mean / math.log(2)}
 
 
-def evaluate_answers(model: Model, pairs: Sequence[Pair], bank: Any = None,
-                     on_progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def evaluate_answers(model: Model, pairs: Sequence[Pair], bank: MemoryBank | None = None,
+                     on_progress: Callable[[int, int], None] | None = None, batch: int = BATCH) -> dict[str, Any]:
     """Greedy answers compared byte by byte with the completions: exact share with its 95 % Wilson interval, over all
-    and per kind, and the wrong ones. bank: a MemoryBank to answer with (ghost_ref.memory_bank.answer)."""
+    and per kind, and the wrong ones. bank: a MemoryBank to answer with (ghost_ref.memory_bank.answer).
+    `batch` questions are answered together; the answers do not depend on it."""
     if not pairs:
         raise GhostError("There are no question-answer pairs to evaluate.")
     results = []
-    for i, pair in enumerate(pairs):
-        given = _answer(model, pair, bank)
-        results.append((pair, given, given == pair.completion.decode("utf-8")))
+    for first in range(0, len(pairs), batch):
+        part = pairs[first : first + batch]
+        results += [(pair, given, given == pair.completion.decode("utf-8"))
+                    for pair, given in zip(part, _answers(model, part, bank), strict=True)]
         if on_progress:
-            on_progress(i + 1, len(pairs))
+            on_progress(len(results), len(pairs))
     report = {"protocol": "answers", **_share([right for _, _, right in results])}
     kinds = sorted({pair.kind for pair in pairs if pair.kind})
     if kinds:
@@ -80,13 +81,13 @@ def evaluate_answers(model: Model, pairs: Sequence[Pair], bank: Any = None,
     return report
 
 
-def _answer(model: Model, pair: Pair, bank: Any) -> str:
-    sampling = SamplingConfig(max_bytes=len(pair.completion) + 32)
+def _answers(model: Model, pairs: Sequence[Pair], bank: MemoryBank | None) -> list[str]:
+    prompts, most = [pair.prompt for pair in pairs], [len(pair.completion) + 32 for pair in pairs]
     if bank is None:
-        return model.generate(pair.prompt, max_bytes=sampling.max_bytes)
-    from ghost_ref.memory_bank import answer
+        return model.generate_batch(prompts, max_bytes=most)
+    from ghost_ref.memory_bank import answer_all
 
-    return answer(model, bank, pair.prompt, sampling)[0]
+    return [text for text, _ in answer_all(model, bank, prompts, [SamplingConfig(max_bytes=n) for n in most])]
 
 
 def _share(rights: Sequence[bool]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ghost_ref.config import ModelConfig
+from ghost_ref.engines import ReferenceEngine
 from ghost_ref.quantise import quantise
-from ghost_ref.runtime import Model, ReferenceEngine
+from ghost_ref.runtime import Model
 from ghost_ref.state import State, initial_state
 from ghost_ref.training_ops import training_ops
 

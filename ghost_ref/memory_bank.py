@@ -10,6 +10,7 @@ Symbols: M entries, d d_model.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -277,25 +278,51 @@ def answer(model: Model, bank: MemoryBank, prompt: str | bytes, sampling: Sampli
     If the nearest entry's cosine reaches `min_similarity`, its value is the answer; where the value was cut at 32
     bytes the model reads it and goes on. Otherwise the model answers alone, its memory layers seeing the bank.
     Raises GhostError on a bad prompt."""
-    data = encode_prompt(prompt)
-    key, state = read_prompt(model, data)
-    best = bank.nearest(key)
-    if best and best[0].similarity is not None and best[0].similarity >= min_similarity:
-        entry = bank.recall(key)[0]
-        return _decode(_from_entry(model, state, entry, sampling)), entry
+    return answer_all(model, bank, [prompt], [sampling], min_similarity)[0]
+
+
+def answer_all(model: Model, bank: MemoryBank, prompts: Sequence[str | bytes], samplings: Sequence[SamplingConfig],
+               min_similarity: float = DEFAULT_MIN_SIMILARITY) -> list[tuple[str, Recall | None]]:
+    """`answer` for many prompts, each with its sampling, decoded together: the same answers."""
+    asked = [_look_up(model, bank, encode_prompt(prompt), min_similarity) for prompt in prompts]
+    answers: list[bytes] = [b""] * len(asked)
+    alone, cut = [], []  # the prompts that the model answers, and those whose entry's value it goes on from
+    for i, (question, sampling) in enumerate(zip(asked, samplings, strict=True)):
+        if question.entry is None:
+            alone.append(i)
+            continue
+        answers[i] = question.entry.value.removesuffix(bytes([EOS]))[: sampling.max_bytes]
+        if not question.entry.complete and len(answers[i]) < sampling.max_bytes:
+            cut.append(i)
+    rest = [samplings[i].replace(max_bytes=samplings[i].max_bytes - len(answers[i])) for i in cut]
+    more = model.engine.generate([asked[i].state for i in cut], [answers[i] for i in cut], rest)
+    for i, text in zip(cut, more, strict=True):
+        answers[i] += text
     model.set_memory(bank.snapshot() if len(bank) else None)
     try:
-        return _decode(bytes(model.generate_bytes(data + bytes([SEP]), sampling))), None
+        texts = model.engine.generate([model.new_state() for _ in alone],
+                                      [asked[i].prompt + bytes([SEP]) for i in alone], [samplings[i] for i in alone])
     finally:
         model.set_memory(None)
+    for i, text in zip(alone, texts, strict=True):
+        answers[i] = text
+    return [(_decode(text), question.entry) for text, question in zip(answers, asked, strict=True)]
 
 
-def _from_entry(model: Model, state: Any, entry: Recall, sampling: SamplingConfig) -> bytes:
-    known = entry.value.removesuffix(bytes([EOS]))[: sampling.max_bytes]
-    if entry.complete or len(known) == sampling.max_bytes:
-        return known
-    rest = sampling.replace(max_bytes=sampling.max_bytes - len(known))
-    return known + bytes(model.generate_bytes(known, rest, state))
+@dataclass(frozen=True)
+class _Question:
+    """A prompt, the state that has read it and its SEP, and the entry that answers it."""
+
+    prompt: bytes
+    state: Any
+    entry: Recall | None
+
+
+def _look_up(model: Model, bank: MemoryBank, prompt: bytes, min_similarity: float) -> _Question:
+    key, state = read_prompt(model, prompt)
+    best = bank.nearest(key)
+    found = best and best[0].similarity is not None and best[0].similarity >= min_similarity
+    return _Question(prompt, state, bank.recall(key)[0] if found else None)
 
 
 def _decode(data: bytes) -> str:

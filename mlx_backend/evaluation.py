@@ -13,9 +13,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ghost_ref.engines import ReferenceEngine
 from ghost_ref.model import forward
 from ghost_ref.packed import load_packed
-from ghost_ref.runtime import Model, ReferenceEngine
+from ghost_ref.runtime import Model
 from ghost_ref.state import State
 from mlx_backend import ops
 from mlx_backend.kernels import device, packing

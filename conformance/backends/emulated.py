@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from conformance.backends.native import THREADS, NativeBackend
 from conformance.case import Arrays
 from conformance.mutation.operator import ROOT
 from conformance.results import BackendInfo
-from ghost_ref.config import ModelConfig, SamplingConfig
+from ghost_ref.config import ModelConfig
+from ghost_ref.engines import OneByOne, check_state
 from ghost_ref.errors import GhostError
 from ghost_ref.packed import unpack_trits
-from ghost_ref.runtime import Model, check_state, generate_bytes
+from ghost_ref.runtime import Model
 from ghost_ref.state import State, initial_state, state_shapes
 
 LEVELS = ("neon", "neondot")
@@ -156,7 +157,7 @@ def _end(process: subprocess.Popen[bytes]) -> int:
     return process.wait()
 
 
-class EmulatedEngine:
+class EmulatedEngine(OneByOne):
     """A packed file. Every call loads it again and carries the state in and out; None is the state that the runtime
     makes before the first byte."""
 
@@ -197,12 +198,6 @@ class EmulatedEngine:
 
     def set_memory(self, snapshot: dict[str, np.ndarray] | None) -> None:
         self.memory = snapshot
-
-    def generate(self, state: Any, data: bytes, sampling: SamplingConfig) -> bytes:
-        return bytes(generate_bytes(self, state, data, sampling))
-
-    def step(self, states: Sequence[list[State | None]], tokens: np.ndarray) -> np.ndarray:
-        return np.concatenate([self.forward(state, tokens[i : i + 1], True)[0] for i, state in enumerate(states)])
 
 
 def why_not() -> str:

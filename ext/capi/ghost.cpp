@@ -222,18 +222,18 @@ int ghost_generate(ghost_state* state, const uint8_t* prompt, size_t n, const gh
     const ghost_sampling how = sampling == nullptr ? ghost_greedy() : *sampling;
     if (Status status = check_sampling(how); !status.ok()) return status;
     Sink sink{on_byte, context};
-    ghost::Generation options;
-    options.sampling = options_of(how);
-    options.max_bytes = max_bytes > INT32_MAX ? INT32_MAX : static_cast<int64_t>(max_bytes);
-    options.sink = [](void* to, uint8_t byte) {
+    ghost::Continuation stream;
+    stream.state = state->state.get();
+    stream.prompt = prompt;
+    stream.n = static_cast<int64_t>(n);
+    stream.sampling = options_of(how);
+    stream.max_bytes = max_bytes > INT32_MAX ? INT32_MAX : static_cast<int64_t>(max_bytes);
+    const auto take = [](void* to, int64_t, uint8_t byte) {
       const Sink& sink = *static_cast<Sink*>(to);
       return sink.on_byte(sink.context, byte) == 0;
     };
-    options.context = &sink;
-    bool eos = false;
-    const Status status =
-        state->model->model->generate(state->state.get(), prompt, static_cast<int64_t>(n), options, &eos);
-    if (reached_eos != nullptr) *reached_eos = eos ? 1 : 0;
+    const Status status = state->model->model->generate(&stream, 1, take, &sink);
+    if (reached_eos != nullptr) *reached_eos = stream.reached_eos ? 1 : 0;
     return status;
   });
 }

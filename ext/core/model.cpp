@@ -5,64 +5,14 @@
 
 #include "dispatch.h"
 #include "fp_control.h"
+#include "lease.h"
 
 namespace ghost {
 namespace {
 
-constexpr uint8_t kEos = 0xFF;
 constexpr int64_t kTurn = 64 * kChunk;  // bytes after which another call may have its turn
 
 Status no_memory(const std::string& what) { return Status::error("There is not enough memory for " + what + "."); }
-
-// Marks a state as used by this call for as long as it lives.
-class Lease {
- public:
-  explicit Lease(State* state) : state_(state), taken_(!state->in_use.exchange(true, std::memory_order_acquire)) {}
-  ~Lease() {
-    if (taken_) state_->in_use.store(false, std::memory_order_release);
-  }
-  Lease(const Lease&) = delete;
-  Lease& operator=(const Lease&) = delete;
-  bool taken() const { return taken_; }
-
- private:
-  State* state_;
-  bool taken_;
-};
-
-Status busy() {
-  return Status::error("The state is in use by another call; fork it, or wait for that call to return.");
-}
-
-// Marks many states as used, all or none.
-class Leases {
- public:
-  Leases() = default;
-  ~Leases() {
-    for (int64_t i = 0; i < taken_; ++i) states_[i]->in_use.store(false, std::memory_order_release);
-  }
-  Leases(const Leases&) = delete;
-  Leases& operator=(const Leases&) = delete;
-
-  Status take(State* const* states, int64_t count) {
-    states_ = states;
-    for (; taken_ < count; ++taken_) {
-      if (!states[taken_]->in_use.exchange(true, std::memory_order_acquire)) continue;
-      for (int64_t i = 0; i < taken_; ++i) {
-        if (states[i] == states[taken_]) {
-          return Status::error("Streams " + std::to_string(i) + " and " + std::to_string(taken_) +
-                               " have the same state; every stream needs its own (fork it).");
-        }
-      }
-      return busy();
-    }
-    return Status();
-  }
-
- private:
-  State* const* states_ = nullptr;
-  int64_t taken_ = 0;
-};
 
 }  // namespace
 
@@ -146,11 +96,11 @@ Status Model::forward(State* state, const uint8_t* tokens, int64_t n, bool last_
 }
 
 Status Model::step(State* const* states, const uint8_t* tokens, int64_t count, float* logits, float* hidden) {
-  Leases leases;
+  Leases leases([states](int64_t i) { return states[i]; });
   for (int64_t i = 0; i < count; ++i) {
     if (Status status = check(*states[i], 1); !status.ok()) return status;
   }
-  if (Status status = leases.take(states, count); !status.ok()) return status;
+  if (Status status = leases.take(count); !status.ok()) return status;
   Stream streams[kChunk];
   const std::lock_guard<std::mutex> lock(mutex_);
   for (int64_t start = 0; start < count; start += kChunk) {
@@ -160,33 +110,6 @@ Status Model::step(State* const* states, const uint8_t* tokens, int64_t count, f
     ghost::run(&pass);
     if (logits != nullptr) logits += static_cast<size_t>(length) * kVocabulary;
     if (hidden != nullptr) hidden += static_cast<size_t>(length) * static_cast<size_t>(config().d_model);
-  }
-  return Status();
-}
-
-Status Model::generate(State* state, const uint8_t* prompt, int64_t n, const Generation& options, bool* reached_eos) {
-  const Lease lease(state);
-  if (!lease.taken()) return busy();
-  if (n < 1) return Status::error("The prompt is empty; generation needs at least one byte to go on from.");
-  if (Status status = check(*state, n); !status.ok()) return status;
-  if (reached_eos != nullptr) *reached_eos = false;
-  float logits[kVocabulary];
-  if (Status status = feed(state, prompt, n, true, logits, nullptr, options.poll); !status.ok()) return status;
-  for (int64_t step = 0; step < options.max_bytes; ++step) {
-    int choice;
-    {
-      FpControl control;
-      choice = kernels_->choose_byte(logits, options.sampling, static_cast<uint64_t>(step));
-    }
-    if (choice < 0) return Status::error("The model's logits are not finite; its weights are damaged.");
-    const uint8_t byte = static_cast<uint8_t>(choice);
-    if (byte == kEos) {
-      if (reached_eos != nullptr) *reached_eos = true;
-      return Status();
-    }
-    if (Status status = check(*state, 1); !status.ok()) return status;
-    if (Status status = feed(state, &byte, 1, true, logits, nullptr, {}); !status.ok()) return status;
-    if (!options.sink(options.context, byte)) return Status();
   }
   return Status();
 }
