@@ -3,7 +3,7 @@
 from conformance.mutation.operator import Operator
 
 NUMERICS, KERNELS = "ext/core/numerics-inl.h", "ext/core/kernels-inl.h"
-SCALAR, AVX2 = "ext/core/kernels_scalar.cpp", "ext/core/kernels_avx2.cpp"
+SCALAR, AVX2 = "ext/core/kernels_scalar.cpp", "ext/core/avx2_tiles-inl.h"
 ATTENTION, SAMPLING = "ext/core/attention.cpp", "ext/core/sampling-inl.h"
 PASS, BLOCK, MEMORY = "ext/core/pass.cpp", "ext/core/block.cpp", "ext/core/memory_query.cpp"
 NORMS = ("rms_norm", "row_dot", "pairwise_dot")
@@ -105,11 +105,12 @@ OPERATORS = (
              ("quantised_linear",)),
     Operator("minus_zero_lost", "a ternary sum starts at +0 where it should not", SCALAR,
              "sum = w->start - f32x4{};", "sum = f32x4{};", ("quantised_linear",)),
-    Operator("avx2_saturation", "sums that saturate in 16 bits", AVX2,
+    Operator("avx2_token_unsigned", "sums of one token divided as if they had no sign", AVX2,
+             "_mm256_srai_epi32(total[r], 2)", "_mm256_srli_epi32(total[r], 2)", ("quantised_linear",)),
+    Operator("avx2_tile_overflow", "sums of several tokens that overflow 16 bits", AVX2,
              "constexpr int kFlush = 16;", "constexpr int kFlush = 1 << 20;", ("quantised_linear",)),
-    Operator("avx2_rows_mixed", "rows in the order that hadd leaves them in", AVX2,
-             "_mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7)", "_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)",
-             ("quantised_linear",)),
+    Operator("avx2_signs", "activations without the sign of the int8 weights", AVX2,
+             "_mm256_sign_epi8(xs, weights[r])", "xs", ("quantised_linear",)),
     Operator("attention_wrong_slot", "a new key goes into the next slot of the ring", ATTENTION,
              "slot = (first_new + row) % a.slots;", "slot = (first_new + row + 1) % a.slots;",
              ("strided_attention",)),
