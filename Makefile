@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := setup.py pyproject.toml $(wildcard ext/core/* ext/bindings/* ext/training/*.pyx ext/training/*.h)
+SOURCES := setup.py pyproject.toml $(wildcard ext/core/* ext/bindings/* ext/training/*.pyx ext/training/*.pxi ext/training/*.h \
+  ext/training/levels.* ext/training/kernels_*.c)
 
 .PHONY: demo test test-slow lint conformance mutants judge judge-aarch64 ghost-run bench clean
 
@@ -52,4 +53,4 @@ $(INSTALLED): $(SOURCES)
 	touch $@
 
 clean:                      ## build products only; models and runs stay
-	rm -rf build *.egg-info ghost_ref/*.so ext/training/*.c
+	rm -rf build *.egg-info ghost_ref/*.so ext/training/_train.c

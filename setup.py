@@ -23,24 +23,30 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if en
 COMMON = ["-O3", "-g0", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fPIC", *SANITIZERS]
 CXX = [*COMMON, "-std=c++17", "-fvisibility=hidden", *WARNINGS]
 
-# One static library per instruction set: build_clib is the part of setuptools that takes flags per library. No function
-# with wide vectors as arguments is ever called across units, so GCC's notes on their calling convention do not matter.
+# One static library per instruction set and module: build_clib is the part of setuptools that takes flags per library.
+# No function with wide vectors as arguments is ever called across units, so GCC's notes on their calling convention do
+# not matter.
 KERNELS = [*CXX, "-Wno-psabi"]
+TRAINING = [*COMMON, "-fvisibility=hidden", *WARNINGS, "-Wno-psabi"]
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # what some systems call them
 
 
-def levels():
-    """{level: its extra compiler flags} for the machine that the build is for (ext/core/levels.txt)."""
+def levels(folder):
+    """{level: its extra compiler flags} for the machine that the build is for (levels.txt)."""
     machine = sysconfig.get_platform().rpartition("-")[2]
-    rows = [line.split() for line in Path("ext/core/levels.txt").read_text().splitlines() if not line.startswith("#")]
+    rows = [line.split() for line in Path(folder, "levels.txt").read_text().splitlines() if not line.startswith("#")]
     return {level: flags for level, where, *flags in rows if where in ("any", MACHINES.get(machine, machine))}
 
 
 def kernel_libraries():
-    headers = glob("ext/core/*.h")
-    return [(f"ghost_{level}", {"sources": [f"ext/core/kernels_{level}.cpp"], "obj_deps": {"": headers},
-                                "include_dirs": ["ext/core"], "cflags": KERNELS + flags})
-            for level, flags in levels().items()]
+    def library(folder, level, suffix, cflags):
+        return {"sources": [f"{folder}/kernels_{level}.{suffix}"], "obj_deps": {"": glob(f"{folder}/*.h")},
+                "include_dirs": [folder], "cflags": cflags}
+
+    found = [(f"ghost_{level}", library("ext/core", level, "cpp", KERNELS + flags))
+             for level, flags in levels("ext/core").items()]
+    return found + [(f"ghost_training_{level}", library("ext/training", level, "c", TRAINING + flags))
+                    for level, flags in levels("ext/training").items()]
 
 
 def compiler_accepts(compiler, flag):
@@ -65,7 +71,8 @@ def extensions():
     found = [Pybind11Extension("ghost_ref._native", core + sorted(glob("ext/bindings/*.cpp")), cxx_std=17,
                                include_dirs=["ext/core"], depends=headers, extra_compile_args=CXX,
                                extra_link_args=SANITIZERS)]
-    found += cythonize([Extension("ghost_ref._train", ["ext/training/_train.pyx"], include_dirs=["ext/training"],
+    found += cythonize([Extension("ghost_ref._train", ["ext/training/_train.pyx", "ext/training/levels.c"],
+                                  include_dirs=["ext/training"],
                                   depends=glob("ext/training/*.[hp]*"), extra_compile_args=COMMON,
                                   extra_link_args=SANITIZERS)])
     return found

@@ -8,6 +8,7 @@ n rows, k columns, M tokens.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,29 @@ from ghost_ref.ops.linear import integer_matmul
 Array = np.ndarray
 TRIT_OFFSET, INT8_OFFSET = 1, 128
 PACK = 4  # columns that a kernel reads at once
+CACHE_LINE = 64  # bytes
+
+
+class Scratch(threading.local):
+    """Memory of one thread for `weight_gradient`, which grows to what the largest matrix needs."""
+
+    def __init__(self) -> None:
+        self.floats = np.empty(0, np.float32)
+
+    def of(self, size: int) -> Array:
+        """At least `size` floats of any value."""
+        if len(self.floats) < size:
+            self.floats = aligned_zeros(size)
+        return self.floats
+
+
+SCRATCH = Scratch()
+
+
+def aligned_zeros(size: int) -> Array:
+    """Zeros that begin at a line of the cache: vectors of a whole line then never lie across two."""
+    memory = np.zeros(size + CACHE_LINE // 4, np.float32)
+    return memory[-memory.ctypes.data % CACHE_LINE // 4:][:size]
 
 
 class Matrix:
@@ -28,7 +52,8 @@ class Matrix:
         n, k = shape
         self.shape, self.group, self.offset = shape, min(group, k), offset
         self.weight = np.empty(shape, np.int8)
-        self.effective = np.empty(shape, np.float32)
+        self.panels = _train.float_products_available()  # how `effective` lies
+        self.effective = aligned_zeros(n * (_train.panel_columns(k) if self.panels else k))
         self.magnitude = np.zeros((-(-k // self.group), _train.padded_rows(n)), np.float32)
         self.codes = np.empty(_train.padded_rows(n) * (-(-k // PACK) * PACK), np.uint8)
         self.mean = self.delta = self.source = np.empty(0, np.float32)
@@ -37,7 +62,8 @@ class Matrix:
     def set_magnitude(self, magnitude: Array) -> None:
         """Take magnitudes (n, groups) for the weights that `weight` now holds."""
         self.magnitude[:, : self.shape[0]] = magnitude.T
-        _train.pack_weights(self.weight, self.magnitude, self.group, self.offset, self.effective, self.codes)
+        _train.pack_weights(self.weight, self.magnitude, self.group, self.offset, self.effective, self.codes,
+                            self.panels)
 
     def for_shard(self, number: int) -> ShardMatrix:
         """The matrix as one shard sees it, with a gradient of its own."""
@@ -105,8 +131,13 @@ def linear_backward(dy: Array, saved: Any) -> tuple[Array, Array]:
     whole, buffer = (matrix.matrix, matrix.take_buffer()) if isinstance(matrix, ShardMatrix) else (matrix, None)
     n, k = whole.shape
     flat = dy.reshape(-1, n)
-    dx = np.matmul(flat, whole.effective).reshape(shape)
-    return dx, np.matmul(flat.T, _train.dequantise_rows(q, scale, k), out=buffer)
+    if not whole.panels:
+        dx = np.matmul(flat, whole.effective.reshape(n, k))
+        return dx.reshape(shape), np.matmul(flat.T, _train.dequantise_rows(q, scale, k), out=buffer)
+    flat = np.ascontiguousarray(flat)
+    dweight = np.empty((n, k), np.float32) if buffer is None else buffer
+    _train.weight_gradient(flat, q, scale, dweight, SCRATCH.of(_train.weight_gradient_scratch(n, k)))
+    return _train.input_gradient(flat, whole.effective, k).reshape(shape), dweight
 
 
 # --- the pairs: arrays are what conformance and the tied head give, matrices are what a training step gives ----------

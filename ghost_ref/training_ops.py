@@ -33,6 +33,16 @@ def have_kernels() -> bool:
     return importlib.util.find_spec("ghost_ref._train") is not None
 
 
+def describe_kernels() -> str:
+    """Which training kernels run here, and why no better ones."""
+    if not have_kernels():
+        return "none, NumPy instead (slow): install Ghost with a C compiler and without GHOST_PURE=1"
+    from ghost_ref import _train
+
+    missing = ", ".join(_train.levels(missing=True))
+    return f"{_train.level()} (the best this CPU has{missing and f'; it lacks {missing}'})"
+
+
 def training_ops(use_kernels: bool = True) -> SimpleNamespace:
     """The vocabulary; with use_kernels the Cython twins where they are built."""
     table = {name: getattr(ops, name) for name in ops.__all__}

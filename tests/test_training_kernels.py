@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from scan_bounds import U, gradient_bounds, sequential_bound
 from test_conv import make as make_conv
 from test_scan import make as make_scan
 
+from ghost_ref import training_ops
 from ghost_ref.ops import activation, conv, scan
 
 REASON = "ghost_ref._train is not built (no C compiler when the package was installed)"
@@ -195,10 +197,20 @@ def outputs():
         results += [y, *getattr(train, f"{name}_backward")(y, saved)]
     p, g, m, v = np.abs(rng.standard_normal((4, 1_100_000))).astype(np.float32)
     train.adamw_update(p, g, m, v, 1e-3, 0.9, 0.95, 1e-8, 0.1, 10.0, 20.0)
+    y, saved = train.rms_norm_forward(x[0], rest[1])
+    results += [y, *train.rms_norm_backward(x[1], saved)]
+    trits, threshold = np.empty((5, 301), np.int8), rng.uniform(0.3, 1.2, 5).astype(np.float32)
+    mean, delta, kept = train.ternarise_rows(x[0, :5], threshold, trits, 64)
+    magnitude = np.ones((5, train.padded_rows(5)), np.float32)
+    results += [trits, mean, delta, kept, train.nearest_entries(kept, np.sort(x[1, 0, :256])),
+                *train.quantise_rows(x[0], 64),
+                *train.ternarise_backward_rows(x[1, :5], x[0, :5], mean, delta, magnitude, 64)]
     return [*results, p, m, v]
 
 
-def digest():
+def digest(level=""):
+    if level:
+        train.use_level(level)
     return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in outputs())).hexdigest()
 
 
@@ -211,6 +223,39 @@ def test_repeated_runs_and_other_thread_counts_give_the_same_bits():
         command = [sys.executable, "-c", "import test_training_kernels as t; print(t.digest())"]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert run.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("level", train.levels())
+def test_every_instruction_set_gives_the_same_bits(level):
+    """No kernel here adds in an order that depends on the width of vectors, and none contracts."""
+    best = train.level()
+    try:
+        assert digest(level) == digest(best)
+    finally:
+        train.use_level(best)
+
+
+def test_levels_are_named_and_unknown_ones_refused():
+    assert train.levels()[0] == "baseline" and train.level() == train.levels()[-1]
+    assert not set(train.levels()) & set(train.levels(missing=True))
+    with pytest.raises(ValueError, match="no training kernels 'mmx', only baseline"):
+        train.use_level("mmx")
+    assert training_ops.describe_kernels().startswith(f"{train.level()} ")
+
+
+@pytest.mark.parametrize("level", train.levels())
+def test_a_levels_unit_defines_nothing_but_its_table(level, tmp_path):
+    """Anything else could be linked in place of another level's copy, and run where the CPU cannot."""
+    compiler, nm = shutil.which("gcc"), shutil.which("nm")
+    if not compiler or not nm:
+        pytest.skip("needs gcc and nm")
+    folder = Path(__file__).parents[1] / "ext" / "training"
+    (flags,) = [row[2:] for row in map(str.split, (folder / "levels.txt").read_text().splitlines()) if row[0] == level]
+    object_file = tmp_path / "unit.o"
+    subprocess.run([compiler, "-O1", "-ffp-contract=off", *flags, "-c", folder / f"kernels_{level}.c", "-o",
+                    object_file], check=True)
+    symbols = subprocess.run([nm, "--defined-only", "-g", object_file], check=True, capture_output=True, text=True)
+    assert [line.split()[-1] for line in symbols.stdout.splitlines()] == [f"training_kernels_{level}"]
 
 
 def test_strided_inputs_give_the_same_bits():

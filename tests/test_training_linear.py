@@ -24,13 +24,13 @@ from ghost_ref import training_linear as linear  # noqa: E402
 U = 2.0**-24
 
 
-@pytest.fixture(params=["integer product", "BLAS"])
-def product(request, monkeypatch):
-    """Both ways to the same integers; the first only where the CPU has it."""
-    if request.param == "BLAS":
-        monkeypatch.setattr(linear._train, "integer_product_available", lambda: False)
-    elif not train.integer_product_available():
-        pytest.skip("this CPU has no AVX-512 VNNI")
+@pytest.fixture(params=train.levels())
+def level(request):
+    """Every instruction set: those without an integer product, or products of panels, leave them to BLAS."""
+    before = train.level()
+    train.use_level(request.param)
+    yield request.param
+    train.use_level(before)
 
 
 def weights(rng, n, k):
@@ -39,7 +39,7 @@ def weights(rng, n, k):
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 23])
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 4), (39, 31), (48, 64), (50, 130), (33, 7)])
-def test_ternary_layers_have_the_references_bits(product, n, k, rows):
+def test_ternary_layers_have_the_references_bits(level, n, k, rows):
     rng = np.random.default_rng(n * k + rows)
     weight, threshold = weights(rng, n, k)
     scale = rng.uniform(0.01, 2, n).astype(np.float32)
@@ -55,7 +55,7 @@ def test_ternary_layers_have_the_references_bits(product, n, k, rows):
 
 
 @pytest.mark.parametrize(("n", "k", "group"), [(20, 64, 16), (48, 100, 32), (7, 16, 16), (65, 40, 128)])
-def test_codebook_layers_have_the_references_bits(product, n, k, group):
+def test_codebook_layers_have_the_references_bits(level, n, k, group):
     rng = np.random.default_rng(n)
     weight, threshold = weights(rng, n, k)
     codebook = rng.uniform(0.01, 0.4, 256).astype(np.float32)
@@ -67,13 +67,47 @@ def test_codebook_layers_have_the_references_bits(product, n, k, group):
     np.testing.assert_array_equal(y, codebook_linear_forward(x, trits, index, codebook, group=group)[0])
 
 
-def test_int8_layers_have_the_references_bits_at_the_extremes(product):
+def test_int8_layers_have_the_references_bits_at_the_extremes(level):
     weight = np.full((17, 1030), 127, np.float32)
     weight[::2] *= -1
     x = np.full((9, 1030), -3, np.float32)
     scale = np.ones(17, np.float32)
     y, _ = linear.quantised_linear_forward(x, weight, scale, largest_weight=127)
     np.testing.assert_array_equal(y, quantised_linear_forward(x, weight, scale, largest_weight=127)[0])
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 6, 7, 40, 257, 530])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (5, 64), (16, 65), (39, 31), (50, 130), (300, 17)])
+def test_products_of_the_backward_pass_within_their_bounds(level, n, k, tokens):
+    """dx = dy·W and dW = dyᵀ·x^: at most terms + 2 roundings, in any order."""
+    rng = np.random.default_rng(n + k + tokens)
+    weight, threshold = weights(rng, n, k)
+    (matrix, stored), _ = linear.Ternariser().ternarise_forward(weight, threshold, rng.uniform(0.1, 1, n))
+    x, dy = (rng.standard_normal((tokens + 1, c)).astype(np.float32) for c in (k, n))
+    _, (saved, _) = linear.quantised_linear_forward(x, matrix.for_shard(0), stored)
+    q, scale, *rest = saved
+    dx, dweight = linear.linear_backward(dy[:tokens], (q[:tokens], scale[:tokens], *rest[:-1], (tokens, k)))
+    seen = q[:tokens, :k].astype(np.float64) * scale[:tokens, None]
+    effective = matrix.weight * stored[:, None].astype(np.float64)
+    gradient = dy[:tokens].astype(np.float64)
+    for found, a, b in ((dx, gradient, effective), (dweight, gradient.T, seen)):
+        assert found.shape == (len(a), b.shape[1])
+        assert (np.abs(found - a @ b) <= (a.shape[1] + 2) * U * (np.abs(a) @ np.abs(b)) * 1.01).all()
+
+
+def test_the_products_refuse_what_does_not_fit():
+    if not train.float_products_available():
+        pytest.skip("this CPU has no AVX-512")
+    dy, panels = np.zeros((3, 5), np.float32), np.zeros(5 * 64, np.float32)
+    with pytest.raises(ValueError, match="no panels"):
+        train.input_gradient(dy, panels[1:], 7)
+    q, scale, dweight = np.zeros((3, 8), np.int8), np.zeros(3, np.float32), np.zeros((5, 7), np.float32)
+    scratch = np.zeros(train.weight_gradient_scratch(5, 7), np.float32)
+    for bad in ((dy[:2], q, scale, dweight, scratch), (dy, q[:2], scale, dweight, scratch),
+                (dy, q, scale[:2], dweight, scratch), (dy, q, scale, dweight[:4], scratch),
+                (dy, q, scale, np.zeros((5, 9), np.float32), scratch), (dy, q, scale, dweight, scratch[1:])):
+        with pytest.raises(ValueError, match="do not fit"):
+            train.weight_gradient(*bad)
 
 
 def test_the_scales_gradient_from_the_weights_is_that_of_the_outputs():

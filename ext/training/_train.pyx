@@ -12,8 +12,15 @@ import numpy as np
 from cython.parallel cimport prange
 
 
-cdef extern from "conv.h" nogil:
+ctypedef void (*unary_range)(const float *x, float *y, Py_ssize_t count) noexcept nogil
+ctypedef void (*binary_range)(const float *dy, const float *x, float *dx, Py_ssize_t count) noexcept nogil
+
+cdef extern from "kernels.h" nogil:
     enum: CONV_BLOCK
+    enum: LANES
+    enum: SEGMENT
+    enum: BLOCK_ROWS
+    enum: PACK
     struct conv_args:
         Py_ssize_t steps, channels, taps
         const float *x
@@ -27,13 +34,6 @@ cdef extern from "conv.h" nogil:
         float *dx
         float *dweight
         float *dbias
-    void conv_forward_unit(const conv_args *args, Py_ssize_t index)
-    void conv_backward_unit(const conv_args *args, Py_ssize_t index)
-
-
-cdef extern from "scan.h" nogil:
-    enum: LANES
-    enum: SEGMENT
     struct scan_args:
         Py_ssize_t steps, channels, n, blocks, segments, groups
         const float *x
@@ -54,22 +54,114 @@ cdef extern from "scan.h" nogil:
         float *dB
         float *dC
         float *dD
-    int scan_forward_unit(const scan_args *args, Py_ssize_t index)
-    int scan_backward_unit(const scan_args *args, Py_ssize_t index)
-
-
-cdef extern from "elementwise.h" nogil:
+    struct rows_args:
+        Py_ssize_t columns, padded, stride, group, groups
+        const float *x
+        signed char *q
+        float *scale
+        int *sums
+    struct pack_args:
+        Py_ssize_t rows, columns, groups, group
+        const signed char *weight
+        const float *magnitude
+        float *effective
+        unsigned char *codes
+        int offset, panels
+    struct input_gradient_args:
+        Py_ssize_t tokens, rows, columns
+        const float *dy
+        const float *panels
+        float *dx
+    struct weight_gradient_args:
+        Py_ssize_t tokens, rows, columns, padded
+        const float *dy
+        const signed char *q
+        const float *scale
+        float *scratch
+        float *dweight
+    struct product_args:
+        Py_ssize_t tokens, rows, packs, group_packs, groups
+        const unsigned char *codes
+        const signed char *q
+        const int *sums
+        const float *magnitude
+        const float *scale
+        float *y
+        int offset
+    struct ternary_args:
+        Py_ssize_t rows, columns, group, groups, padded_rows
+        const float *weight
+        const float *threshold
+        signed char *trits
+        float *mean
+        float *delta
+        float *kept
+        const float *magnitude
+        const float *dweight
+        float *dthreshold
+        float *dmagnitude
     struct adamw_factors:
         float lr, beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, decay, c1, c2, clip
-    void silu_forward_range(const float *x, float *y, Py_ssize_t count)
-    void silu_backward_range(const float *dy, const float *x, float *dx, Py_ssize_t count)
-    void softplus_forward_range(const float *x, float *y, Py_ssize_t count)
-    void softplus_backward_range(const float *dy, const float *x, float *dx, Py_ssize_t count)
-    void adamw_range(float *p, const float *g, float *m, float *v, const adamw_factors *f, Py_ssize_t count)
+    struct training_kernels_table "training_kernels":
+        const char *level
+        void (*conv_forward_unit)(const conv_args *args, Py_ssize_t index) noexcept nogil
+        void (*conv_backward_unit)(const conv_args *args, Py_ssize_t index) noexcept nogil
+        int (*scan_forward_unit)(const scan_args *args, Py_ssize_t index) noexcept nogil
+        int (*scan_backward_unit)(const scan_args *args, Py_ssize_t index) noexcept nogil
+        unary_range silu_forward
+        binary_range silu_backward
+        unary_range softplus_forward
+        binary_range softplus_backward
+        void (*adamw)(float *p, const float *g, float *m, float *v, const adamw_factors *f, Py_ssize_t count) noexcept nogil
+        void (*rms_norm_forward)(const float *x, const float *gain, float *y, float *rms, Py_ssize_t rows, Py_ssize_t d) noexcept nogil
+        void (*rms_norm_backward)(const float *dy, const float *x, const float *rms, const float *gain, float *dx,
+                                  float *dgain, Py_ssize_t rows, Py_ssize_t d) noexcept nogil
+        void (*ternarise_rows)(const ternary_args *args) noexcept nogil
+        void (*ternarise_backward_rows)(const ternary_args *args) noexcept nogil
+        void (*nearest_entries)(const float *values, Py_ssize_t count, const float *entries,
+                                const unsigned char *order, Py_ssize_t size, unsigned char *index) noexcept nogil
+        void (*quantise_rows)(const rows_args *args, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+        void (*dequantise_rows)(const signed char *q, const float *scale, float *x, Py_ssize_t columns,
+                                Py_ssize_t padded, Py_ssize_t rows) noexcept nogil
+        void (*pack_rows)(const pack_args *args) noexcept nogil
+        void (*product)(const product_args *args) noexcept nogil
+        void (*input_gradient)(const input_gradient_args *args) noexcept nogil
+        void (*weight_gradient)(const weight_gradient_args *args) noexcept nogil
+    Py_ssize_t c_panel_columns "panel_columns" (Py_ssize_t columns)
+    Py_ssize_t c_weight_gradient_scratch "weight_gradient_scratch" (Py_ssize_t rows, Py_ssize_t columns)
+    const char *c_training_level "training_level" (int index)
+    const training_kernels_table *c_training_kernels "training_kernels" (const char *level)
 
 
-ctypedef void (*unary_range)(const float *x, float *y, Py_ssize_t count) noexcept nogil
-ctypedef void (*binary_range)(const float *dy, const float *x, float *dx, Py_ssize_t count) noexcept nogil
+cdef const training_kernels_table *kernels = NULL  # the copies in use
+
+
+def levels(bint missing=False):
+    """The instruction sets that this machine can run, the best one last; missing: those of its architecture that it
+    cannot run."""
+    found, index = [], 0
+    while (name := c_training_level(index)) != NULL:
+        if (c_training_kernels(name) == NULL) == missing:
+            found.append((<bytes>name).decode())
+        index += 1
+    return found
+
+
+def level():
+    """The instruction set in use."""
+    return (<bytes>kernels.level).decode()
+
+
+def use_level(str name):
+    """Use the kernels of another instruction set. ValueError if there is none of this name that can run here."""
+    global kernels
+    chosen = c_training_kernels(name.encode())
+    if chosen == NULL:
+        raise ValueError(f"this machine has no training kernels {name!r}, only {', '.join(levels())}")
+    kernels = chosen
+
+
+use_level(levels().pop())
 
 cdef Py_ssize_t RANGE = 8192  # elements of one unit of elementwise work
 cdef Py_ssize_t ALONE = 1 << 20  # up to so many elements one thread is as fast as waking the others
@@ -142,7 +234,7 @@ def causal_conv1d_forward(x, weight, bias, past=None, length=None):
     cdef Py_ssize_t unit, units = batch * ((channels + CONV_BLOCK - 1) // CONV_BLOCK)
     cdef bint threads = batch * steps * channels > ALONE
     for unit in prange(units, nogil=True, schedule="static", use_threads_if=threads):
-        conv_forward_unit(&args, unit)
+        kernels.conv_forward_unit(&args, unit)
     return (y, present), (x, transposed, bias, past, kept)
 
 
@@ -158,7 +250,7 @@ def causal_conv1d_backward(dy, saved):
     cdef Py_ssize_t unit, units = batch * ((channels + CONV_BLOCK - 1) // CONV_BLOCK)
     cdef bint threads = batch * steps * channels > ALONE
     for unit in prange(units, nogil=True, schedule="static", use_threads_if=threads):
-        conv_backward_unit(&args, unit)
+        kernels.conv_backward_unit(&args, unit)
     return dx, np.ascontiguousarray(dweight.sum(0).T), dbias.sum(0)
 
 
@@ -190,7 +282,7 @@ def selective_scan_forward(x, dt, A, Bm, Cm, D, past=None, length=None):
     cdef int failed = 0
     cdef bint threads = batch * steps * channels * n > ALONE
     for unit in prange(units, nogil=True, schedule="static", use_threads_if=threads):
-        failed |= scan_forward_unit(&args, unit)
+        failed |= kernels.scan_forward_unit(&args, unit)
     if failed:
         raise MemoryError("selective_scan_forward: out of memory")
     return (y, present), (x, dt, A, Bm, Cm, D, past, kept, starts)
@@ -212,7 +304,7 @@ def selective_scan_backward(dy, saved):
     cdef int failed = 0
     cdef bint threads = batch * steps * channels * n > ALONE
     for unit in prange(units, nogil=True, schedule="static", use_threads_if=threads):
-        failed |= scan_backward_unit(&args, unit)
+        failed |= kernels.scan_backward_unit(&args, unit)
     if failed:
         raise MemoryError("selective_scan_backward: out of memory")
     return dx, ddt, dA.sum(0), dB.sum(1), dC.sum(1), dD.sum(0)
@@ -248,22 +340,22 @@ include "linear.pxi"
 
 def silu_forward(x):
     """y = x · sigmoid(x), any shape."""
-    return _unary(silu_forward_range, x)
+    return _unary(kernels.silu_forward, x)
 
 
 def silu_backward(dy, saved):
     """dx = dy · s · (1 + x · (1 - s)), s = sigmoid(x)."""
-    return _binary(silu_backward_range, dy, saved)
+    return _binary(kernels.silu_backward, dy, saved)
 
 
 def softplus_forward(x):
     """y = max(x, 0) + log1p(exp(-|x|)), any shape."""
-    return _unary(softplus_forward_range, x)
+    return _unary(kernels.softplus_forward, x)
 
 
 def softplus_backward(dy, saved):
     """dx = dy · sigmoid(x)."""
-    return _binary(softplus_backward_range, dy, saved)
+    return _binary(kernels.softplus_backward, dy, saved)
 
 
 def adamw_update(float[::1] p, const float[::1] g, float[::1] m, float[::1] v, double lr, double beta1,
@@ -284,4 +376,4 @@ def adamw_update(float[::1] p, const float[::1] g, float[::1] m, float[::1] v, d
     factors.clip = <float>clip
     for part in prange(parts, nogil=True, schedule="static", use_threads_if=count > ALONE):
         at = part * RANGE
-        adamw_range(&p[0] + at, &g[0] + at, &m[0] + at, &v[0] + at, &factors, min(RANGE, count - at))
+        kernels.adamw(&p[0] + at, &g[0] + at, &m[0] + at, &v[0] + at, &factors, min(RANGE, count - at))

@@ -4,17 +4,6 @@
 
 #include "vector_math.h"
 
-enum { CONV_BLOCK = 64 };
-
-struct conv_args {
-    ptrdiff_t steps, channels, taps;          /* L, E, K */
-    const float *x, *weight, *bias, *past;    /* (B, L, E), transposed (K, E), (E), (B, K-1, E) */
-    const ptrdiff_t* length;                  /* (B): kept tokens per row */
-    float *y, *present;                       /* (B, L, E) zeroed, (B, K-1, E) */
-    const float* dy;                          /* (B, L, E) */
-    float *dx, *dweight, *dbias;              /* (B, L, E), (B, K, E), (B, E): zeroed, the last two per row */
-};
-
 struct conv_unit {
     ptrdiff_t row, first, width; /* batch row, first channel, channels */
 };
@@ -33,7 +22,7 @@ GHOST_INLINE const float* conv_input(const struct conv_args* a, struct conv_unit
     return source + unit.first;
 }
 
-GHOST_CLONES static void conv_forward_unit(const struct conv_args* a, ptrdiff_t index) {
+static void conv_forward_unit(const struct conv_args* a, ptrdiff_t index) {
     const struct conv_unit unit = conv_unit(a, index);
     const ptrdiff_t kept = a->length[unit.row], before = a->taps - 1;
     for (ptrdiff_t t = 0; t < kept; t++) {
@@ -52,7 +41,7 @@ GHOST_CLONES static void conv_forward_unit(const struct conv_args* a, ptrdiff_t 
 }
 
 /* dx_{t-K+1+k} += w_k dy_t,  dw_k += dy_t x_{t-K+1+k},  dbias += dy_t */
-GHOST_CLONES static void conv_backward_unit(const struct conv_args* a, ptrdiff_t index) {
+static void conv_backward_unit(const struct conv_args* a, ptrdiff_t index) {
     const struct conv_unit unit = conv_unit(a, index);
     const ptrdiff_t kept = a->length[unit.row], before = a->taps - 1;
     float* restrict dbias = a->dbias + unit.row * a->channels + unit.first;

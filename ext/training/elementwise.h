@@ -5,12 +5,12 @@
 #include "vector_math.h"
 
 /* y = x sigmoid(x) */
-GHOST_CLONES static void silu_forward_range(const float* restrict x, float* restrict y, ptrdiff_t count) {
+static void silu_forward_range(const float* restrict x, float* restrict y, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; i++) y[i] = x[i] * vector_sigmoid(x[i]);
 }
 
 /* dx = dy s (1 + x (1 - s)), s = sigmoid(x) */
-GHOST_CLONES static void silu_backward_range(const float* restrict dy, const float* restrict x, float* restrict dx,
+static void silu_backward_range(const float* restrict dy, const float* restrict x, float* restrict dx,
                                              ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; i++) {
         const float s = vector_sigmoid(x[i]);
@@ -19,7 +19,7 @@ GHOST_CLONES static void silu_backward_range(const float* restrict dy, const flo
 }
 
 /* y = max(x, 0) + log(1 + e^-|x|) */
-GHOST_CLONES static void softplus_forward_range(const float* restrict x, float* restrict y, ptrdiff_t count) {
+static void softplus_forward_range(const float* restrict x, float* restrict y, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; i++) {
         const float positive = x[i] < 0.0f ? 0.0f : x[i];
         y[i] = positive + vector_log1p(vector_exp(-fabsf(x[i])));
@@ -27,18 +27,13 @@ GHOST_CLONES static void softplus_forward_range(const float* restrict x, float* 
 }
 
 /* dx = dy sigmoid(x) */
-GHOST_CLONES static void softplus_backward_range(const float* restrict dy, const float* restrict x,
+static void softplus_backward_range(const float* restrict dy, const float* restrict x,
                                                  float* restrict dx, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; i++) dx[i] = dy[i] * vector_sigmoid(x[i]);
 }
 
-struct adamw_factors {
-    float lr, beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, decay, c1, c2; /* decay = 1 - lr weight_decay */
-    float clip;
-};
-
 /* AdamW (arXiv:1711.05101), each operation rounded as written: the same bits as NumPy in float32. */
-GHOST_CLONES static void adamw_range(float* restrict p, const float* restrict g, float* restrict m, float* restrict v,
+static void adamw_range(float* restrict p, const float* restrict g, float* restrict m, float* restrict v,
                                      const struct adamw_factors* factors, ptrdiff_t count) {
     const struct adamw_factors f = *factors;
     for (ptrdiff_t i = 0; i < count; i++) {

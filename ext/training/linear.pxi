@@ -1,66 +1,23 @@
 # Kernels under the linear layers and the norm; included by _train.pyx.
 
-cdef extern from "linear.h" nogil:
-    enum: BLOCK_ROWS
-    enum: PACK
-    struct rows_args:
-        Py_ssize_t columns, padded, stride, group, groups
-        const float *x
-        signed char *q
-        float *scale
-        int *sums
-    struct pack_args:
-        Py_ssize_t rows, columns, groups, group
-        const signed char *weight
-        const float *magnitude
-        float *effective
-        unsigned char *codes
-        int offset
-    struct product_args:
-        Py_ssize_t tokens, rows, packs, group_packs, groups
-        const unsigned char *codes
-        const signed char *q
-        const int *sums
-        const float *magnitude
-        const float *scale
-        float *y
-        int offset
-    void c_quantise_rows "quantise_rows" (const rows_args *args, Py_ssize_t begin, Py_ssize_t end)
-    void c_dequantise_rows "dequantise_rows" (const signed char *q, const float *scale, float *x, Py_ssize_t columns,
-                                              Py_ssize_t padded, Py_ssize_t rows)
-    void c_pack_rows "pack_rows" (const pack_args *args)
-    int c_product_available "product_available" ()
-    void c_product "product" (const product_args *args)
-
-
-cdef extern from "ternary.h" nogil:
-    struct ternary_args:
-        Py_ssize_t rows, columns, group, groups, padded_rows
-        const float *weight
-        const float *threshold
-        signed char *trits
-        float *mean
-        float *delta
-        float *kept
-        const float *magnitude
-        float *dweight
-        float *dthreshold
-        float *dmagnitude
-    void c_ternarise_rows "ternarise_rows" (const ternary_args *args)
-    void c_ternarise_backward_rows "ternarise_backward_rows" (const ternary_args *args)
-    void c_nearest_entries "nearest_entries" (const float *values, Py_ssize_t count, const float *entries,
-                                              const unsigned char *order, Py_ssize_t size, unsigned char *index)
-
-
-cdef extern from "norm.h" nogil:
-    void rms_norm_forward_rows(const float *x, const float *gain, float *y, float *rms, Py_ssize_t rows, Py_ssize_t d)
-    void rms_norm_backward_rows(const float *dy, const float *x, const float *rms, const float *gain, float *dx,
-                                float *dgain, Py_ssize_t rows, Py_ssize_t d)
-
-
 def integer_product_available():
-    """Whether this CPU runs `integer_product` (AVX-512 VNNI)."""
-    return bool(c_product_available())
+    """Whether the level in use has `integer_product`."""
+    return kernels.product != NULL
+
+
+def float_products_available():
+    """Whether the level in use has `input_gradient` and `weight_gradient`."""
+    return kernels.input_gradient != NULL
+
+
+def panel_columns(Py_ssize_t columns):
+    """Columns of a weight in panels: whole panels."""
+    return c_panel_columns(columns)
+
+
+def weight_gradient_scratch(Py_ssize_t rows, Py_ssize_t columns):
+    """Floats of scratch that `weight_gradient` needs."""
+    return c_weight_gradient_scratch(rows, columns)
 
 
 def padded_rows(Py_ssize_t rows):
@@ -90,7 +47,7 @@ def quantise_rows(x, Py_ssize_t group):
     cdef int[:, ::1] totals = sums
     args.x, args.q, args.scale, args.sums = &source[0, 0], &codes[0, 0], &scales[0], &totals[0, 0]
     with nogil:
-        c_quantise_rows(&args, 0, rows)
+        kernels.quantise_rows(&args, 0, rows)
     return q, scale, sums
 
 
@@ -103,25 +60,27 @@ def dequantise_rows(const signed char[:, ::1] q, const float[::1] scale, Py_ssiz
     cdef float[:, ::1] target = x
     if rows and columns:
         with nogil:
-            c_dequantise_rows(&q[0, 0], &scale[0], &target[0, 0], columns, padded, rows)
+            kernels.dequantise_rows(&q[0, 0], &scale[0], &target[0, 0], columns, padded, rows)
     return x
 
 
 def pack_weights(const signed char[:, ::1] weight, const float[:, ::1] magnitude, Py_ssize_t group, int offset,
-                 float[:, ::1] effective, unsigned char[::1] codes):
-    """Fill effective (n, k) = weight · magnitude of its (group, row) and the codes that `integer_product` reads.
+                 float[::1] effective, unsigned char[::1] codes, bint panels):
+    """Fill effective = weight · magnitude of its (group, row) and the codes that `integer_product` reads.
 
-    weight (n, k) int8 in -offset..255-offset, magnitude (ceil(k/group), padded n), codes (padded n · padded k,)."""
+    effective (n · k,) row by row, or with panels (n · `panel_columns`(k),) as `input_gradient` reads it, zero beyond the
+    columns. weight (n, k) int8 in -offset..255-offset, magnitude (ceil(k/group), padded n), codes (padded n · padded k,)."""
     cdef pack_args args
     args.rows, args.columns, args.group, args.groups = weight.shape[0], weight.shape[1], group, magnitude.shape[0]
     size = padded_rows(args.rows) * ((args.columns + PACK - 1) // PACK * PACK)
     if (magnitude.shape[1] != padded_rows(args.rows) or args.groups != (args.columns + group - 1) // group
-            or effective.shape[0] != args.rows or effective.shape[1] != args.columns or codes.shape[0] != size):
+            or effective.shape[0] != args.rows * (c_panel_columns(args.columns) if panels else args.columns)
+            or codes.shape[0] != size):
         raise ValueError("pack_weights: shapes of magnitude, effective or codes do not fit the weight")
-    args.weight, args.magnitude, args.effective = &weight[0, 0], &magnitude[0, 0], &effective[0, 0]
-    args.codes, args.offset = &codes[0], offset
+    args.weight, args.magnitude, args.effective = &weight[0, 0], &magnitude[0, 0], &effective[0]
+    args.codes, args.offset, args.panels = &codes[0], offset, panels
     with nogil:
-        c_pack_rows(&args)
+        kernels.pack_rows(&args)
 
 
 def integer_product(const unsigned char[::1] codes, const signed char[:, ::1] q, const int[:, ::1] sums,
@@ -144,8 +103,40 @@ def integer_product(const unsigned char[::1] codes, const signed char[:, ::1] q,
     args.codes, args.q, args.sums = &codes[0], &q[0, 0], &sums[0, 0]
     args.magnitude, args.scale, args.y = &magnitude[0, 0], &scale[0], &target[0, 0]
     with nogil:
-        c_product(&args)
+        kernels.product(&args)
     return y
+
+
+def input_gradient(const float[:, ::1] dy, const float[::1] panels, Py_ssize_t columns):
+    """dx = dy · W.   dy (M, n), panels of W (n, columns) by `pack_weights` -> (M, columns)"""
+    cdef input_gradient_args args
+    args.tokens, args.rows, args.columns = dy.shape[0], dy.shape[1], columns
+    if not float_products_available() or panels.shape[0] != args.rows * c_panel_columns(columns):
+        raise ValueError(f"input_gradient: {panels.shape[0]} floats are no panels of {(args.rows, columns)} here")
+    dx = np.empty((args.tokens, columns), np.float32)
+    cdef float[:, ::1] target = dx
+    if args.tokens:
+        args.dy, args.panels, args.dx = &dy[0, 0], &panels[0], &target[0, 0]
+        with nogil:
+            kernels.input_gradient(&args)
+    return dx
+
+
+def weight_gradient(const float[:, ::1] dy, const signed char[:, ::1] q, const float[::1] scale,
+                    float[:, ::1] dweight, float[::1] scratch):
+    """Fill dweight (n, k) = dyᵀ · (q · scale).   dy (M, n), q and scale of `quantise_rows` of M rows of k columns,
+    scratch: at least `weight_gradient_scratch`(n, k) floats"""
+    cdef weight_gradient_args args
+    args.tokens, args.rows, args.columns, args.padded = dy.shape[0], dy.shape[1], dweight.shape[1], q.shape[1]
+    if (not float_products_available() or dweight.shape[0] != args.rows or q.shape[0] != args.tokens
+            or scale.shape[0] != args.tokens or args.padded < args.columns
+            or scratch.shape[0] < c_weight_gradient_scratch(args.rows, args.columns)):
+        raise ValueError("weight_gradient: shapes of dy, q, scale, dweight and scratch do not fit")
+    args.dweight, args.scratch = &dweight[0, 0], &scratch[0]
+    if args.tokens:
+        args.dy, args.q, args.scale = &dy[0, 0], &q[0, 0], &scale[0]
+    with nogil:
+        kernels.weight_gradient(&args)
 
 
 cdef ternary_args _ternary_args(const float[:, ::1] weight, const float[::1] threshold, float[::1] mean,
@@ -175,7 +166,7 @@ def ternarise_rows(weight, threshold, signed char[:, ::1] trits, Py_ssize_t grou
         sizes = kept
         args.kept = &sizes[0, 0]
     with nogil:
-        c_ternarise_rows(&args)
+        kernels.ternarise_rows(&args)
     return mean, delta, kept
 
 
@@ -192,7 +183,7 @@ def ternarise_backward_rows(dweight, weight, mean, delta, const float[:, ::1] ma
     args.magnitude, args.dweight = &magnitude[0, 0], &gradient[0, 0]
     args.dthreshold, args.dmagnitude = &slopes[0], &products[0, 0]
     with nogil:
-        c_ternarise_backward_rows(&args)
+        kernels.ternarise_backward_rows(&args)
     return dthreshold, dmagnitude
 
 
@@ -207,7 +198,7 @@ def nearest_entries(const float[:, ::1] values, codebook):
     cdef unsigned char[:, ::1] target = index
     if index.size:
         with nogil:
-            c_nearest_entries(&values[0, 0], values.shape[0] * values.shape[1], &entries[0], &places[0],
+            kernels.nearest_entries(&values[0, 0], values.shape[0] * values.shape[1], &entries[0], &places[0],
                               entries.shape[0], &target[0, 0])
     return index
 
@@ -223,7 +214,7 @@ def rms_norm_forward(x, gain):
     cdef float *target = _write(y)
     cdef float *roots = _write(rms)
     with nogil:
-        rms_norm_forward_rows(source, gains, target, roots, rows, d)
+        kernels.rms_norm_forward(source, gains, target, roots, rows, d)
     return y, (x, rms, gain)
 
 
@@ -240,5 +231,5 @@ def rms_norm_backward(dy, saved):
     cdef float *target = _write(dx)
     cdef float *total = _write(dgain)
     with nogil:
-        rms_norm_backward_rows(gradient, source, roots, gains, target, total, rows, d)
+        kernels.rms_norm_backward(gradient, source, roots, gains, target, total, rows, d)
     return dx, dgain

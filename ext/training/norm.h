@@ -5,7 +5,7 @@
 #include "ternary.h"
 
 /* y = (x / rms) gain with rms = sqrt(canonical lane sum of x x / d + 1e-5): the bits of the reference. */
-GHOST_CLONES static void rms_norm_forward_rows(const float* x, const float* gain, float* y, float* rms, ptrdiff_t rows,
+static void rms_norm_forward_rows(const float* x, const float* gain, float* y, float* rms, ptrdiff_t rows,
                                                ptrdiff_t d) {
     const ptrdiff_t whole = d - d % SUM_LANES;
     for (ptrdiff_t row = 0; row < rows; row++) {
@@ -22,7 +22,7 @@ GHOST_CLONES static void rms_norm_forward_rows(const float* x, const float* gain
 }
 
 /* With n = x / rms and e = dy gain: dx = (e - n mean(e n)) / rms, dgain += dy n. */
-GHOST_CLONES static void rms_norm_backward_rows(const float* dy, const float* x, const float* rms,
+static void rms_norm_backward_rows(const float* dy, const float* x, const float* rms,
                                                 const float* restrict gain, float* dx, float* restrict dgain,
                                                 ptrdiff_t rows, ptrdiff_t d) {
     for (ptrdiff_t row = 0; row < rows; row++) {

@@ -6,19 +6,6 @@
 
 #include "vector_math.h"
 
-enum { LANES = 16, SEGMENT = 32 };
-
-struct scan_args {
-    ptrdiff_t steps, channels, n, blocks, segments, groups; /* L, E, N, ceil(E/LANES), ceil(L/SEGMENT) */
-    const float *x, *dt, *A, *Bm, *Cm, *D;                  /* (B, L, E) twice, (E, N), (B, L, N) twice, (E) */
-    const float* past;                                      /* (B, E, N) */
-    const ptrdiff_t* length;                                /* (B): kept tokens per row */
-    float *y, *present;                                     /* (B, L, E) zeroed, (B, E, N) */
-    float* starts;                                          /* (B, segments, blocks, N, LANES) */
-    const float* dy;                                        /* (B, L, E) */
-    float *dx, *ddt, *dA, *dB, *dC, *dD; /* like x, dt; per row (B, E, N); per group (B, groups, L, N) twice; (B, E) */
-};
-
 GHOST_INLINE ptrdiff_t scan_smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
 /* Copy `width` channels, zero the other lanes. */
@@ -42,7 +29,7 @@ GHOST_INLINE void scan_store_state(float* restrict target, const float* restrict
 }
 
 /* One unit is one block of channels of one batch row. Returns nonzero when out of memory. */
-GHOST_CLONES static int scan_forward_unit(const struct scan_args* a, ptrdiff_t index) {
+static int scan_forward_unit(const struct scan_args* a, ptrdiff_t index) {
     const ptrdiff_t row = index / a->blocks, block = index % a->blocks, first = block * LANES, n = a->n;
     const ptrdiff_t width = scan_smaller(LANES, a->channels - first), kept = a->length[row];
     const size_t state_bytes = (size_t)(n * LANES) * sizeof(float);
@@ -166,7 +153,7 @@ GHOST_INLINE void scan_sum_lanes(float* restrict target, const float* restrict l
 }
 
 /* One unit is one group of blocks of one batch row. Returns nonzero when out of memory. */
-GHOST_CLONES static int scan_backward_unit(const struct scan_args* a, ptrdiff_t index) {
+static int scan_backward_unit(const struct scan_args* a, ptrdiff_t index) {
     const ptrdiff_t row = index / a->groups, group = index % a->groups, n = a->n, state = n * LANES;
     const ptrdiff_t begin_block = group * a->blocks / a->groups, end_block = (group + 1) * a->blocks / a->groups;
     const ptrdiff_t members = end_block - begin_block, kept = a->length[row];

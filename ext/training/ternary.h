@@ -6,17 +6,6 @@
 
 enum { SUM_LANES = 16 };
 
-struct ternary_args {
-    ptrdiff_t rows, columns, group, groups, padded_rows;
-    const float *weight, *threshold; /* (n, k); (n): t clipped and rounded to float16 */
-    int8_t* trits;                   /* (n, k) */
-    float *mean, *delta;             /* (n) */
-    float* kept;                     /* (n, groups): mean of the kept |w|, 0 where none is; NULL: not asked for */
-    const float* magnitude;          /* (groups, padded_rows) */
-    float* dweight;                  /* (n, k): of the effective weight */
-    float *dthreshold, *dmagnitude;  /* (n), (n, groups) */
-};
-
 /* The lanes as a tree: i with i + 8, 4, 2, 1. */
 GHOST_INLINE float sum_lanes(float* lanes) {
     for (int step = SUM_LANES / 2; step; step /= 2)
@@ -26,7 +15,7 @@ GHOST_INLINE float sum_lanes(float* lanes) {
 
 /* mean = (canonical lane sum of |w|) / k, delta = min(t mean, the float below max |w|), trits by the sign beyond delta:
    the bits of the reference. */
-GHOST_CLONES static void ternarise_rows(const struct ternary_args* a) {
+static void ternarise_rows(const struct ternary_args* a) {
     const ptrdiff_t k = a->columns, whole = k - k % SUM_LANES;
     for (ptrdiff_t row = 0; row < a->rows; row++) {
         const float* restrict w = a->weight + row * k;
@@ -85,7 +74,7 @@ GHOST_INLINE void ternarise_backward_one(float w, float dw, float delta, float h
 
 /* dthreshold = -sum_k dw magnitude sign(w) max(0, 1 - |(|w| - delta) / h|) / h mean with h = mean / 4,
    dmagnitude = sum over the group of dw trit. */
-GHOST_CLONES static void ternarise_backward_rows(const struct ternary_args* a) {
+static void ternarise_backward_rows(const struct ternary_args* a) {
     const ptrdiff_t k = a->columns;
     for (ptrdiff_t row = 0; row < a->rows; row++) {
         const float *restrict w = a->weight + row * k, *restrict dw = a->dweight + row * k;

@@ -4,21 +4,15 @@
 #define GHOST_TRAINING_VECTOR_MATH_H
 
 #include <math.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "kernels.h"
 
 #ifdef __FAST_MATH__
 #error "the training kernels need IEEE arithmetic: build without -ffast-math"
 #endif
 
-/* One copy of a hot function per instruction set, chosen when the module is loaded (needs glibc's ifunc). */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__) && defined(__GLIBC__)
-#define GHOST_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#define GHOST_CLONES
-#endif
 #define GHOST_INLINE static inline __attribute__((always_inline))
 
 /* Before a loop whose iterations are independent: the compiler need not prove it. */

@@ -38,10 +38,12 @@ def file_report(path: Path) -> Report:
 def run_report(directory: Path) -> Report:
     """The checkpoint of a training run. Raises GhostError if there is none."""
     from ghost_ref.checkpoint import FILE_NAME, load_checkpoint
+    from ghost_ref.training_ops import describe_kernels
 
     run = load_checkpoint(directory / FILE_NAME)
     files = {file.name: file.stat().st_size for file in sorted(directory.iterdir()) if file.is_file()}
     return {"run": str(directory), **_model_report(run.config), "training": run.training.to_dict(),
+            "training_kernels": describe_kernels(),
             "progress": asdict(run.progress), "data_sha256": run.data_digest, "files": files}
 
 
@@ -67,6 +69,7 @@ def _text(report: Report) -> str:
     if "runtime" in report:
         sections.append(describe_level(report["runtime"]))
     if "run" in report:
+        sections.append(f"training kernels: {report['training_kernels']}")
         sections.append("progress\n" + _fields(report["progress"]))
         sections.append("training\n" + _fields(report["training"]))
         files = [[file, f"{size:,}"] for file, size in report["files"].items()]

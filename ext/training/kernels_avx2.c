@@ -1,0 +1,2 @@
+#define GHOST_LEVEL avx2
+#include "kernels-inl.h"

@@ -1,0 +1,2 @@
+#define GHOST_LEVEL avx512
+#include "kernels-inl.h"

@@ -1,0 +1,2 @@
+#define GHOST_LEVEL avx512vnni
+#include "kernels-inl.h"

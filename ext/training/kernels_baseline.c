@@ -1,0 +1,2 @@
+#define GHOST_LEVEL baseline
+#include "kernels-inl.h"
