@@ -53,6 +53,21 @@ def test_the_reference_passes_extensively(name):
         assert verdict.tier is None, (case.name, verdict)
 
 
+@pytest.mark.parametrize(("name", "seed"), [("forward", 312), ("forward_decisions", 401)])
+def test_parameters_that_skip_every_text_are_drawn_again(name, seed, monkeypatch):
+    looks = []
+
+    def keeps_some(*arguments, **options):
+        looks.append(original(*arguments, **options))
+        assert len(looks) < 50, "no end in sight"
+        return looks[-1]
+
+    original = networks.every_layer_keeps_some
+    monkeypatch.setattr(networks, "every_layer_keeps_some", keeps_some)
+    assert list(COMPONENTS[name].cases(seed))
+    assert looks.count(False) > 0  # such parameters these seeds do draw
+
+
 # --- scans ------------------------------------------------------------------------------------------------------------
 
 
