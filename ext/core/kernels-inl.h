@@ -16,6 +16,7 @@ namespace {
 typedef f32xn V;           // as wide as the registers of this instruction set
 typedef Bits<V>::i32 I;
 typedef int8_t ByteVector __attribute__((vector_size(kWidth)));
+typedef int16_t WordVector __attribute__((vector_size(2 * kWidth)));
 constexpr int kStep = kWidth;
 static_assert(kBlock == kLanes && kBlock % kStep == 0, "a block is a whole number of vectors");
 
@@ -46,22 +47,18 @@ void map(Function function, const float* x, float* y, int64_t count) {
   }
 }
 
-// max |x|, and whether every element is finite.
+// max |x|, and whether every element is finite. Read as integers, magnitudes keep their order, and what is not finite is
+// the largest.
 GHOST_INLINE bool largest_magnitude(const float* x, int n, float* largest) {
-  V lanes{};
-  I finite = I{} - 1;
+  I lanes{};
   for (int i = 0; i < n; i += kStep) {
     const V v = vabs(load_or_zero(x, i, n));
-    lanes = select(v > lanes, v, lanes);
-    finite &= v < kInfinity;
+    lanes = (I)v > lanes ? (I)v : lanes;
   }
-  *largest = 0.0f;
-  bool all_finite = true;
-  for (int j = 0; j < kStep; ++j) {
-    *largest = lanes[j] > *largest ? lanes[j] : *largest;
-    all_finite = all_finite && finite[j] != 0;
-  }
-  return all_finite;
+  int32_t bits = 0;
+  for (int j = 0; j < kStep; ++j) bits = lanes[j] > bits ? lanes[j] : bits;
+  __builtin_memcpy(largest, &bits, sizeof bits);
+  return *largest < kInfinity;
 }
 
 void quantise_row(const float* x, int n, int group, int8_t* q, float* scale, int32_t* sums) {
@@ -77,12 +74,12 @@ void quantise_row(const float* x, int n, int group, int8_t* q, float* scale, int
       I codes{};
       if (usable) {
         V v = vrint(load_or_zero(x, i, n) / s);
-        v = select(v > 127.0f, broadcast<V>(127.0f), v);
-        v = select(v < -127.0f, broadcast<V>(-127.0f), v);
+        v = at_most(at_least(v, -127.0f), 127.0f);
         codes = __builtin_convertvector(v, I);
       }
       sum += codes;
-      const ByteVector bytes = __builtin_convertvector(codes, ByteVector);
+      // In two steps: GCC 12 takes a vector apart to get from 32 bits to 8 at once.
+      const ByteVector bytes = __builtin_convertvector(__builtin_convertvector(codes, WordVector), ByteVector);
       __builtin_memcpy(q + i, &bytes, sizeof bytes);
     }
     sums[g] = sum_of_lanes(sum);
