@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class Case:
     exact; statics: keyword settings; cotangents: the outputs' gradients, by output, of a backward case.
 
     statistical: the errors of its elements are of one kind, so their spread and mean are judged too; else (adversarial
-    inputs: special values, cancellation, extreme scales) only the hard bound. extensive: made for an extensive run."""
+    inputs: special values, cancellation, extreme scales) only the hard bound."""
 
     component: str
     label: str
@@ -30,7 +30,6 @@ class Case:
     statics: Arrays = field(default_factory=dict)
     cotangents: Arrays = field(default_factory=dict)
     statistical: bool = True
-    extensive: bool = False
 
     @property
     def name(self) -> str:
@@ -69,7 +68,7 @@ class Component:
     def cases(self, seed: int, extensive: bool = False) -> Iterator[Case]:
         """The cases of one seed; every one has its own name."""
         rng = np.random.default_rng((seed, *self.name.encode()))
-        yield from (replace(case, extensive=extensive) for case in self.make(rng, extensive))
+        yield from self.make(rng, extensive)
 
 
 def run_reference(component: Component, case: Case, wrap: Callable[[np.ndarray], Any]) -> Arrays:

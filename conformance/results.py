@@ -85,8 +85,9 @@ class Report:
         ran = [r for r in found if r.status in RAN]
         skipped = [r for r in found if r.status not in RAN]
         if not ran:
-            if skipped:
-                return Cell(skipped[0].status, reason=skipped[0].detail or "none of its cases ran")
+            if skipped:  # what could run elsewhere is told before what no machine has
+                first = next((r for r in skipped if r.status == NOT_RUN), skipped[0])
+                return Cell(first.status, reason=first.detail or "none of its cases ran")
             reasons = [b.reason for b in self.backends if b.name == backend and b.reason]
             nobody = Cell(NOT_RUN, reason=(reasons or ["no case of this component ran"])[0])
             return absent or nobody

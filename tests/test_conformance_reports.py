@@ -38,6 +38,8 @@ def test_what_did_not_run_is_no_pass() -> None:
     assert make(result(NOT_RUN, detail="no AVX2")).cell("scan", "cpu") == Cell(NOT_RUN, reason="no AVX2")
     assert not make().passed and not make(result(NOT_RUN)).passed and not make(result(NOT_APPLICABLE)).passed
     assert "NOTHING RAN" in words.verdict(make()) and "NOTHING RAN" in words.verdict(make(result(NOT_RUN)))
+    mixed = make(result(NOT_APPLICABLE, detail="no such thing"), result(NOT_RUN, case="long", detail="no AVX2"))
+    assert mixed.cell("scan", "cpu") == Cell(NOT_RUN, reason="no AVX2")
     partly = make(result(), result(NOT_RUN, case="long", detail="no AVX2")).cell("scan", "cpu")
     assert (partly.status, partly.cases, partly.reason) == (PASS, 1, "some cases NOT RUN: no AVX2")
     half = make(result())

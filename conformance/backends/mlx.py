@@ -43,8 +43,6 @@ class MlxBackend:
         streams = case.arguments.get("state") is not None or case.statics.get("drop_tail")
         if self.compiled and (streams or component.name == "causality"):
             return Absence("a stream that drops its skipped tokens has no static shapes: it runs eagerly")
-        if self.compiled and component.composite and not case.extensive:
-            return Absence("compiling a whole model takes minutes: run with --extensive", applicable=True)
         return None
 
     def run(self, component: Component, case: Case) -> Arrays:

@@ -14,6 +14,7 @@ A decision that differs is judged in `forward_decisions` and `objective`; all el
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -236,6 +237,7 @@ def _forward(rng: Rng, extensive: bool) -> Iterator[Case]:
     yield case("chunks with PAD", padded, (5, 1, 8, 3))
     yield case("two windows", _text(rng, 2, 11), memory=memory, stateless=True)
     yield _only_pad_skipped(rng)
+    yield _at_the_thresholds(rng)
     if extensive:
         yield case("every byte", rng.permutation(256).astype(np.uint8)[None], (100, 156), memory=memory)
         tiny = preset("tiny")
@@ -251,6 +253,17 @@ def _only_pad_skipped(rng: Rng) -> Case:
     tokens = rng.integers(0, PAD, (1, 6)).astype(np.uint8)
     tokens[0, 2:4] = PAD
     return network_case("forward", "only PAD skipped", config, params, tokens)
+
+
+def _at_the_thresholds(rng: Rng) -> Case:
+    """Every router at its threshold, which turns a token away: score 0, depth 2 at layer 2, and for the first byte the
+    surprise of a uniform prediction."""
+    config = replace(SMALL, memory_layers=(), mod_layers=(1,), depth_layers=(2,), surprise_layers=(3,),
+                     surprise_threshold=float(np.float32(math.log(256))))
+    params = random_params(config, rng)
+    for name in ("layers.1.router.weight", "layers.1.router.bias", "depth.weight", "depth.bias", "byte_importance"):
+        params[name][...] = 0
+    return network_case("forward", "at the thresholds", config, params, rng.integers(0, PAD, (1, 7)).astype(np.uint8))
 
 
 def _forward_decisions(rng: Rng, extensive: bool) -> Iterator[Case]:

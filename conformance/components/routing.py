@@ -137,6 +137,10 @@ def _top_k_mask(rng: Rng, extensive: bool) -> Iterator[Case]:
                 survivors = rng.random((4, length)) < 0.8
                 yield Case("top_k_mask", f"L={length}, {label}, capacity {capacity}", FORWARD,
                            {"scores": scores, "survivors": survivors}, {"capacity": capacity})
+    counts = np.array([10, 20, 25, 30])  # products with these capacities are whole numbers, but not in float32
+    for capacity in (0.1, 0.3, 0.6):
+        yield Case("top_k_mask", f"whole shares, capacity {capacity}", FORWARD,
+                   {"scores": normal(rng, 4, 30), "survivors": np.arange(30) < counts[:, None]}, {"capacity": capacity})
 
 
 def _exceeds(rng: Rng, extensive: bool) -> Iterator[Case]:

@@ -77,6 +77,10 @@ def _choose_byte(rng: Rng, extensive: bool) -> Iterator[Case]:
         yield case(f"ties, temperature {temp}", rng.integers(0, 3, (32, 256)).astype(np.float32), temp=temp, top_k=5)
         yield case(f"reserved bytes, temperature {temp}", _reserved(rng), temp=temp)
         yield case(f"special values, temperature {temp}", _special(rng), temp=temp, top_p=0.9)
+    quarters = np.full((8, 256), -200, np.float32)
+    quarters[:, :4] = 1
+    yield case("top-p reached exactly", quarters, temp=1.0, top_p=0.5)
+    yield case("min-p met exactly", quarters, temp=1.0, min_p=1.0)
 
 
 def _reserved(rng: Rng) -> np.ndarray:

@@ -157,6 +157,8 @@ def _scan(name: str) -> Any:
         broken = _scan_arguments(rng, 1, 9, 5, 2)
         broken["x"][0, 3, 1:4] = np.inf, -np.inf, np.nan
         yield Case(name, "special values", FORWARD, broken, statistical=False)
+        # more than a segment of MLX's scan (2^17 elements) and than a simdgroup of the fused kernels (32 channels)
+        yield from case("several segments and simdgroups", _scan_arguments(rng, 1, 65, 131, 16), False)
     return make
 
 
@@ -201,6 +203,8 @@ def _attention(rng: Rng, extensive: bool) -> Iterator[Case]:
         head, count = int(rng.choice(ODD_LENGTHS)), int(rng.integers(0, 20))
         yield from case(f"L={length}", 1, length, head, 2, count, int(rng.integers(1, 6)), int(rng.integers(1, 6)),
                         False)
+    # a head whose 1/sqrt(size) is another number when it is computed in float32
+    yield from case("ring half empty", 1, 5, 6, 2, 3, 4, 6, False)
 
 
 def _attention_stream(rng: Rng, extensive: bool) -> Iterator[Case]:

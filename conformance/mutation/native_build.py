@@ -21,7 +21,7 @@ CORE, BINDINGS = "ext/core", "ext/bindings"
 FLAGS = "-std=c++17 -O1 -g0 -fPIC -fno-fast-math -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wno-psabi -w"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # what some systems call them
 CLEAN = "kernels_avx512vnni"
-"""Always compiled without the fault: two levels are enough to judge, and this one takes the longest."""
+"""Always compiled without the fault: AVX-VNNI has the same text, and this one takes the longest."""
 
 
 @dataclass

@@ -17,8 +17,8 @@ from conformance.mutation.operator import ROOT, Operator
 from conformance.mutation.outcome import Outcome
 from ghost_ref.errors import GhostError
 
-LEVELS = ("native-scalar", "native-avx2", "native-neon")
-"""The backends judged: the one that every machine has, and one with vectors."""
+LEVELS = ("native-scalar", "native-avx2", "native-avxvnni", "native-neon")
+"""The backends judged: the one that every machine has, and those with matrix products of their own."""
 LONGEST = 600  # seconds that one fault may take
 builder = cache(Builder)
 

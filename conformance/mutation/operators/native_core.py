@@ -3,7 +3,7 @@
 from conformance.mutation.operator import Operator
 
 NUMERICS, KERNELS = "ext/core/numerics-inl.h", "ext/core/kernels-inl.h"
-SCALAR, AVX2 = "ext/core/kernels_scalar.cpp", "ext/core/avx2_tiles-inl.h"
+SCALAR, AVX2, VNNI = "ext/core/kernels_scalar.cpp", "ext/core/avx2_tiles-inl.h", "ext/core/vnni-inl.h"
 ATTENTION, SAMPLING = "ext/core/attention.cpp", "ext/core/sampling-inl.h"
 PASS, BLOCK, MEMORY = "ext/core/pass.cpp", "ext/core/block.cpp", "ext/core/memory_query.cpp"
 NORMS = ("rms_norm", "row_dot", "pairwise_dot")
@@ -111,11 +111,22 @@ OPERATORS = (
              "constexpr int kFlush = 16;", "constexpr int kFlush = 1 << 20;", ("quantised_linear",)),
     Operator("avx2_signs", "activations without the sign of the int8 weights", AVX2,
              "_mm256_sign_epi8(xs, weights[r])", "xs", ("quantised_linear",)),
+    Operator("vnni_first_group", "every group offset by the first one's sum of codes", VNNI,
+             "group_size(w, g), q_sums[g], exact);", "group_size(w, g), q_sums[0], exact);", ("codebook_linear",)),
+    Operator("vnni_tile_offset", "several tokens offset by the first one's sum of codes", VNNI,
+             "-q_sums[c * sums_stride] - I{}", "-q_sums[0] - I{}", ("quantised_linear", "codebook_linear")),
+    Operator("vnni_bytes_offset", "unsigned bytes offset by 127", VNNI,
+             "-128 * x.sums[", "-127 * x.sums[", ("quantised_linear",)),
+    Operator("vnni_last_trits", "the last of four trits in a byte counted four times", VNNI,
+             "(sums[r][3] >> 6)", "(sums[r][3] >> 4)", ("quantised_linear",)),
     Operator("attention_wrong_slot", "a new key goes into the next slot of the ring", ATTENTION,
              "slot = (first_new + row) % a.slots;", "slot = (first_new + row + 1) % a.slots;",
              ("strided_attention",)),
     Operator("attention_unscaled", "scores not scaled", ATTENTION, "size) * scale + bias;", "size) + bias;",
              ("strided_attention",)),
+    Operator("attention_scale_float32", "the root of the head's width in float32", ATTENTION,
+             "static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)))",
+             "1.0f / std::sqrt(static_cast<float>(size))", ("strided_attention",)),
     Operator("attention_empty_slots", "slots that are not filled yet take part", ATTENTION,
              "std::min(slots, latest + 1)", "slots", ("strided_attention",)),
     Operator("sampling_ties_high", "equal logits ordered by descending byte", SAMPLING,
@@ -123,6 +134,10 @@ OPERATORS = (
     Operator("top_p_off_by_one", "top-p leaves out the byte that reaches the sum", SAMPLING,
              "if (running >= options.top_p) count = i + 1;", "if (running >= options.top_p) count = i > 0 ? i : 1;",
              ("choose_byte",)),
+    Operator("top_p_exceeded", "top-p goes on at a sum equal to p", SAMPLING,
+             "if (running >= options.top_p) count", "if (running > options.top_p) count", ("choose_byte",)),
+    Operator("min_p_equal", "min-p drops what is equal to its share", SAMPLING,
+             "if (p[i] < least) continue;", "if (i > 0 && p[i] <= least) continue;", ("choose_byte",)),
     Operator("uniform_bits", "23 random bits instead of 24", SAMPLING,
              "static_cast<float>(draw.word[0] >> 8) * 0x1p-24f", "static_cast<float>(draw.word[0] >> 9) * 0x1p-23f",
              ("choose_byte",)),
@@ -132,6 +147,13 @@ OPERATORS = (
              "if (keeps(t, log_q, layer,", "if (keeps(t, work_.log_q.data() + t * kVocabulary, layer,", ("forward",)),
     Operator("model_router", "a layer processes what its router turns away", PASS,
              "return *score > 0.0f;", "return !(*score > 0.0f);", ("forward",)),
+    Operator("model_router_tie", "a score of zero passes the router", PASS,
+             "return *score > 0.0f;", "return *score >= 0.0f;", ("forward",)),
+    Operator("model_depth_tie", "a depth equal to the layer's number is deep enough", PASS,
+             "static_cast<size_t>(t)] > static_cast<float>(layer)",
+             "static_cast<size_t>(t)] >= static_cast<float>(layer)", ("forward",)),
+    Operator("model_surprise_tie", "a surprise equal to the threshold passes", PASS,
+             "-log_q[byte] > static_cast<float>", "-log_q[byte] >= static_cast<float>", ("forward",)),
     Operator("model_ungated_residual", "Mixture of Depths without its weight", BLOCK,
              "w.mod ? h[i] + weight * (u[i] - h[i]) : u[i]", "u[i]", ("forward",)),
     Operator("model_memory_null", "memory values weighted by the entry before", MEMORY,

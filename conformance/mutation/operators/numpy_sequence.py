@@ -162,6 +162,8 @@ OPERATORS = (
              ("top_k_mask",)),
     Operator("top_k_floor", "capacity rounded down", ROUTING,
              "math.ceil(capacity * count)", "math.floor(capacity * count)", ("top_k_mask",)),
+    Operator("top_k_float32", "the capacity's share in float32", ROUTING,
+             "math.ceil(capacity * count)", "math.ceil(np.float32(capacity) * np.float32(count))", ("top_k_mask",)),
     Operator("top_k_of_all", "capacity as a share of all tokens, not of the survivors", ROUTING,
              "math.ceil(capacity * count)", "math.ceil(capacity * scores.shape[1])", ("top_k_mask",)),
     Operator("exceeds_or_equals", "a score at the threshold passes", ROUTING,
