@@ -27,7 +27,7 @@ conformance: $(INSTALLED)   ## every component on every backend of this machine
 
 mutants: $(INSTALLED)       ## seeded faults: does the conformance kit catch every one of them?
 	$(BIN)/python -m pip install -q -e ".[dev]"
-	$(BIN)/python -m conformance mutate --target numpy --target native --target mlx
+	$(BIN)/python -m conformance mutate --target numpy --target training --target native --target mlx
 
 judge:                      ## the native core against the golden vectors, without Python
 	$(MAKE) -s -f conformance/judge_native/Makefile

@@ -165,10 +165,11 @@ def test_noise_never_cuts_an_answer():
 
 
 @pytest.mark.slow
-def test_resume_after_kill_minus_nine_at_random_moments(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resume_after_kill_minus_nine_at_random_moments(tmp_path, optimizer):
     """20 kills of a run whose checkpoints are 2 steps apart: the final checkpoint has the uninterrupted run's bits."""
-    settings = ["--set", "d_model=32", "--set", "batch_size=4", "--set", "eval_interval=10", "--set",
-                "checkpoint_interval=2", "--set", "stop_when_solved=false"]
+    settings = ["--set", f"optimizer={optimizer}", "--set", "d_model=32", "--set", "batch_size=4", "--set",
+                "eval_interval=10", "--set", "checkpoint_interval=2", "--set", "stop_when_solved=false"]
 
     def command(out, *more):
         return [sys.executable, "-m", "ghost_ref", "train", "--preset", "tiny", "--data", "qa10", "--steps", "120",

@@ -20,6 +20,8 @@ GPU_ARITHMETIC = Arithmetic("gpu", exp_ulp=3.0)
 
 RUNTIME_ONLY = ("philox4x32", "choose_byte", "packed_file", "packed_tensors", "swiglu", "conv_silu", "scan_gated")
 
+BY_PARTS = ("training_linear", "training_codebook_linear")
+
 
 class MlxBackend:
     """One device, eager or compiled. Gradients are MLX's own, through the ops' VJPs."""
@@ -38,6 +40,8 @@ class MlxBackend:
     def absence(self, component: Component, case: Case) -> Absence | None:
         if component.name in RUNTIME_ONLY:
             return Absence("MLX trains and evaluates; packed files and sampling are the runtime's")
+        if component.name in BY_PARTS:
+            return Absence("the MLX trainer composes it of the ops above and is judged by them")
         if component.name == "any_split":
             return Absence("equal bits for any split are promised for packed models on the runtime")
         streams = case.arguments.get("state") is not None or case.statics.get("drop_tail")

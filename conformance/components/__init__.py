@@ -15,8 +15,9 @@ from conformance.components import (
     sampling,
     sequence,
     storage,
+    training_linear,
 )
 
-MODULES = (elementwise, rows, linear, storage, embedding, sequence, fused, routing, losses, optimizers, networks,
-           sampling, files)
+MODULES = (elementwise, rows, linear, storage, training_linear, embedding, sequence, fused, routing, losses, optimizers,
+           networks, sampling, files)
 COMPONENTS: tuple[Component, ...] = tuple(component for module in MODULES for component in module.COMPONENTS)

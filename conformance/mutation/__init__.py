@@ -1,5 +1,5 @@
-"""The kit's power, proved: faults planted in the reference, the native core and the MLX ops, each of which it must
-catch, and clean backends which it must pass."""
+"""The kit's power, proved: faults planted in the reference, the native core, the MLX ops and the trainer's linear
+layers, each of which it must catch, and clean backends which it must pass."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from conformance.mutation.native_target import judge_native
 from conformance.mutation.operator import Operator
 from conformance.mutation.operators import TABLES
 from conformance.mutation.outcome import MutationReport, Outcome
-from conformance.mutation.python_targets import judge_mlx, judge_numpy
+from conformance.mutation.python_targets import judge_mlx, judge_numpy, judge_training
 from ghost_ref.errors import GhostError
 
 __all__ = ["FalseFailures", "MutationReport", "Operator", "Outcome", "false_failures", "run", "select"]
 
 Progress = Callable[[int, int], None]
-JUDGES = {"numpy": judge_numpy, "native": judge_native, "mlx": judge_mlx}
+JUDGES = {"numpy": judge_numpy, "native": judge_native, "mlx": judge_mlx, "training": judge_training}
 
 
 def run(targets: Sequence[str] = ("numpy",), operators: Sequence[str] | None = None, seed: int = 0,

@@ -1,4 +1,5 @@
-"""Faults in Python code: the NumPy reference and the MLX ops, each loaded as a patched copy."""
+"""Faults in Python code: the NumPy reference, the trainer's linear layers and the MLX ops, each loaded as a patched
+copy."""
 
 from __future__ import annotations
 
@@ -22,6 +23,9 @@ LAZY = ("mlx_backend.numerics", "mlx_backend.ops")
 MLX_COLUMNS = ("mlx-cpu", "kernel-bodies")
 
 
+TRAINING_PACKAGES = ("ghost_ref.training_linear", "conformance.backends")
+
+
 class FaultyReference:
     """The NumPy reference with a fault, in float32."""
 
@@ -43,6 +47,16 @@ def judge_numpy(operator: Operator, judgements: Judgements) -> list[Outcome]:
     """Plant the fault in the reference; the truth stays the clean one's."""
     with patched_copy(operator, NUMPY_PACKAGES) as copy:
         return outcomes("numpy", operator, [FaultyReference(copy, operator.bits)], judgements)
+
+
+def judge_training(operator: Operator, judgements: Judgements) -> list[Outcome]:
+    """Plant the fault in the NumPy trainer's linear layers, above its compiled kernels."""
+    with patched_copy(operator, TRAINING_PACKAGES) as copy:
+        made = importlib.import_module(copy.name_of("conformance.backends.cython")).backends()
+        backends = [b for b in made if isinstance(b, Backend)]
+        if not backends:
+            return [broken("training", operator, c, made[0].reason) for c in operator.components]
+        return outcomes("training", operator, backends, judgements)
 
 
 def judge_mlx(operator: Operator, judgements: Judgements) -> list[Outcome]:
