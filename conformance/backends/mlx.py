@@ -39,7 +39,7 @@ class MlxBackend:
 
     def absence(self, component: Component, case: Case) -> Absence | None:
         if component.name in RUNTIME_ONLY:
-            return Absence("MLX trains and evaluates; packed files and sampling are the runtime's")
+            return Absence("MLX trains and evaluates; packed files, sampling and fused kernels are the runtime's")
         if component.name in BY_PARTS:
             return Absence("the MLX trainer composes it of the ops above and is judged by them")
         if component.name == "any_split":
