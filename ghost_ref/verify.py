@@ -7,7 +7,9 @@ state must be equal bit by bit; NaNs compare as a class, their bits differ betwe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,20 @@ def verify_file(path: str | Path, prompts: int = 64, seed: int = 0, levels: Sequ
             "equal": all(run["status"] == "equal" for run, _ in models), "runs": runs}
 
 
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Models loaded within compute with all their threads, always, so that every split is tested on a busy machine too."""
+    before = os.environ.get("GHOST_TEAM")
+    os.environ["GHOST_TEAM"] = "all"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GHOST_TEAM"]
+        else:
+            os.environ["GHOST_TEAM"] = before
+
+
 def open_levels(path: str | Path, levels: Sequence[str],
                 threads: Sequence[int]) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], Model]]]:
     """A run record for each level and number of threads, and the models of those that this CPU can run."""
@@ -87,7 +103,8 @@ def open_levels(path: str | Path, levels: Sequence[str],
         for count in threads:
             run = {"level": level, "threads": count, "status": "equal", "logits_compared": 0}
             try:
-                models.append((run, load(path, backend="native", threads=count, level=level)))
+                with all_threads():
+                    models.append((run, load(path, backend="native", threads=count, level=level)))
             except GhostError as error:
                 run = {"level": level, "threads": count, "status": "not run", "reason": str(error)}
             runs.append(run)

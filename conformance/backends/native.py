@@ -19,7 +19,7 @@ from ghost_ref.config import SamplingConfig
 from ghost_ref.ops.attention import strided_positions
 from ghost_ref.packed import pack_trits
 from ghost_ref.runtime import have_native, load
-from ghost_ref.verify import LEVELS
+from ghost_ref.verify import LEVELS, all_threads
 
 BLOCK = 16
 THREADS = 2  # of the team that computes a whole model: barriers count too
@@ -178,8 +178,11 @@ def _attention_stream(native: Any, level: str, case: Case) -> Arrays:
 
 
 def _load(native: Any, level: str) -> Callable[[Any], Any]:
-    own = getattr(native, "load", None)
-    return own or (lambda path: load(path, backend="native", level=level, threads=THREADS))
+    def own(path: Any) -> Any:
+        with all_threads():
+            return load(path, backend="native", level=level, threads=THREADS)
+
+    return getattr(native, "load", None) or own
 
 
 def _network(native: Any, level: str, case: Case) -> Arrays:

@@ -3,6 +3,7 @@
 // (docs/conformance-vectors.md), each after its length (8 bytes, little-endian); the model's JSON names its file. The
 // reply is 'A' and the answers as safetensors, flat float32, or 'R' and why there are none, after their length.
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "components.h"
@@ -61,6 +62,7 @@ Outputs answer(const ghost::Kernels& level, const std::string& json, std::string
 }  // namespace
 
 int serve(const ghost::Kernels& level) {
+  setenv("GHOST_TEAM", "all", 1);  // every split is judged, however busy the machine is
   const ghost::FpControl control;
   std::string json, tensors;
   while (read_block(true, &json)) {

@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <new>
 
 #include "dispatch.h"
@@ -14,6 +15,15 @@ constexpr int64_t kTurn = 64 * kChunk;  // bytes after which another call may ha
 
 Status no_memory(const std::string& what) { return Status::error("There is not enough memory for " + what + "."); }
 
+// GHOST_TEAM=all: every thread takes part in every run.
+Status choose_attendance(Attendance* attendance) {
+  const char* variable = std::getenv("GHOST_TEAM");
+  const std::string wanted = variable == nullptr ? "" : variable;
+  *attendance = wanted == "all" ? Attendance::kEverybody : Attendance::kWhoIsReady;
+  if (wanted.empty() || wanted == "all") return Status();
+  return Status::error("The environment variable GHOST_TEAM is '" + wanted + "'; set it to all, or unset it.");
+}
+
 }  // namespace
 
 Status Model::load(const std::string& path, int threads, const std::string& level, std::unique_ptr<Model>* out) {
@@ -21,6 +31,8 @@ Status Model::load(const std::string& path, int threads, const std::string& leve
     return Status::error("threads must be in 1.." + std::to_string(kMaxThreads) + ", got " + std::to_string(threads) +
                          ".");
   }
+  Attendance attendance;
+  if (Status status = choose_attendance(&attendance); !status.ok()) return status;
   std::unique_ptr<Model> model(new (std::nothrow) Model());
   if (model == nullptr) return no_memory("a model");
   if (Status status = select_kernels(level, &model->kernels_); !status.ok()) return status;
@@ -30,7 +42,7 @@ Status Model::load(const std::string& path, int threads, const std::string& leve
   if (model->layout_ == nullptr || !model->work_.allocate(model->weights_.config, threads)) {
     return no_memory("running " + path);
   }
-  if (!model->team_.start(threads)) {
+  if (!model->team_.start(threads, attendance)) {
     return Status::error("The system refuses to start " + std::to_string(threads) + " threads.");
   }
   *out = std::move(model);

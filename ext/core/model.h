@@ -45,7 +45,8 @@ struct Judged {
 
 class Model {
  public:
-  // level "": GHOST_ISA from the environment, or the best this CPU has. threads: 1..kMaxThreads.
+  // level "": GHOST_ISA from the environment, or the best this CPU has. threads: 1..kMaxThreads, the most that compute
+  // together; GHOST_TEAM=all in the environment makes it all of them, always (team.h).
   static Status load(const std::string& path, int threads, const std::string& level, std::unique_ptr<Model>* model);
 
   // A state before the first byte. It must not outlive the model.
@@ -79,7 +80,7 @@ class Model {
   const Config& config() const { return weights_.config; }
   const std::string& config_json() const { return weights_.config_json; }
   const char* level() const { return kernels_->name; }
-  int threads() const { return team_.size(); }
+  int threads() const { return team_.threads(); }
   size_t memory_bytes();
 
  private:

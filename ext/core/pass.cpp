@@ -212,7 +212,8 @@ void Member::run() {
 }
 
 void run(Pass* pass) {
-  pass->team.run([](void* argument, int index) { Member(static_cast<Pass*>(argument), index).run(); }, pass);
+  const auto member = [](void* argument, int index) { Member(static_cast<Pass*>(argument), index).run(); };
+  pass->team.run(member, pass, pass->length);
   const Config& config = pass->weights.config;
   const size_t d = static_cast<size_t>(config.d_model), taps = static_cast<size_t>(config.d_conv - 1);
   const Vector& embeddings = pass->length == 1 ? pass->work.members[0].embeddings : pass->work.embeddings;
