@@ -72,7 +72,8 @@ def test_the_core_includes_only_the_standard_library(path):
     for name in re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', path.read_text()):
         own = (ROOT / "ext" / "core" / name).exists()
         intrinsics = name in ("immintrin.h", "arm_neon.h", "cpuid.h", "xmmintrin.h")
-        system = name in ("fcntl.h", "unistd.h", "sys/mman.h", "sys/stat.h", "sched.h", "sys/auxv.h", "sys/sysctl.h")
+        system = name in ("fcntl.h", "unistd.h", "sys/mman.h", "sys/stat.h", "sched.h", "sys/auxv.h",
+                          "sys/syscall.h", "sys/sysctl.h")
         assert own or intrinsics or system or re.fullmatch(r"[a-z_0-9]+(\.h)?", name), name
         assert "python" not in name.lower() and "pybind" not in name
 

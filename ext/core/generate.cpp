@@ -131,7 +131,7 @@ void share_out(Team* team, int count, Function function) {
         const Share mine = share(work.count, index, work.team->size());
         for (int i = mine.begin; i < mine.end; ++i) (*work.function)(i);
       },
-      &work);
+      &work, 0);
 }
 
 }  // namespace

@@ -77,7 +77,7 @@ void Team::run(void (*function)(void*, int), void* argument, int items) {
   function(argument, 0);
   barrier(0);
   end_ = Clock::now();
-  cost_ = std::min(2 * cost_, Seconds(end_ - start).count() * size_ / items);  // one run that was held up says little
+  if (items > 0) cost_ = std::min(2 * cost_, Seconds(end_ - start).count() * size_ / items);  // or it was held up
 }
 
 // Offers the run to the workers and waits until those who can answer soon have done so. False: nobody is awake, and

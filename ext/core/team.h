@@ -48,7 +48,7 @@ class Team {
   int threads() const { return threads_; }
 
   // Calls function(argument, index) on every member, with canonical floating-point control, and waits for all. `items`
-  // is the amount of work, in any unit, at least 1. One run at a time: the owner locks.
+  // is the amount of work, in any unit; 0: too little to wait for a worker. One run at a time: the owner locks.
   void run(void (*function)(void* argument, int index), void* argument, int items);
 
   // Inside run: the number of members, 1..threads().
