@@ -83,7 +83,7 @@ def verify_file(path: str | Path, prompts: int = 64, seed: int = 0, levels: Sequ
 
 @contextmanager
 def all_threads() -> Iterator[None]:
-    """Models loaded within compute with all their threads, always, so that every split is tested on a busy machine too."""
+    """Models loaded within compute with all their threads, always: every split is tested on a busy machine too."""
     before = os.environ.get("GHOST_TEAM")
     os.environ["GHOST_TEAM"] = "all"
     try:
