@@ -4,17 +4,9 @@
 #ifndef GHOST_TRAINING_SCAN_H
 #define GHOST_TRAINING_SCAN_H
 
-#include "vector_math.h"
+#include "lanes.h"
 
 GHOST_INLINE ptrdiff_t scan_smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-
-/* Copy `width` channels, zero the other lanes. */
-GHOST_INLINE void scan_load(float* restrict lanes, const float* restrict source, ptrdiff_t width) {
-    if (width == LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] = source[j];
-    else
-        for (int j = 0; j < LANES; j++) lanes[j] = j < width ? source[j] : 0.0f;
-}
 
 /* (width, N) rows of a parameter or state -> (N, LANES), and back. */
 GHOST_INLINE void scan_load_state(float* restrict lanes, const float* restrict source, ptrdiff_t width, ptrdiff_t n) {
@@ -28,16 +20,23 @@ GHOST_INLINE void scan_store_state(float* restrict target, const float* restrict
         for (ptrdiff_t i = 0; i < n; i++) target[j * n + i] = lanes[i * LANES + j];
 }
 
+/* `count` zeros in whole lines of the cache, of which no vector lies across two; free(*memory). NULL: out of memory. */
+GHOST_INLINE float* aligned_zeros(void** memory, ptrdiff_t count) {
+    const uintptr_t line = sizeof(lanes);
+    *memory = calloc((size_t)count * sizeof(float) + line, 1);
+    return *memory == NULL ? NULL : (float*)(((uintptr_t)*memory + line - 1) / line * line);
+}
+
 /* One unit is one block of channels of one batch row. Returns nonzero when out of memory. */
 static int scan_forward_unit(const struct scan_args* a, ptrdiff_t index) {
     const ptrdiff_t row = index / a->blocks, block = index % a->blocks, first = block * LANES, n = a->n;
     const ptrdiff_t width = scan_smaller(LANES, a->channels - first), kept = a->length[row];
     const size_t state_bytes = (size_t)(n * LANES) * sizeof(float);
-    float* restrict h = malloc(2 * state_bytes + 1);
+    void* memory;
+    float* restrict h = aligned_zeros(&memory, 2 * n * LANES);
     if (h == NULL) return 1;
     float* restrict A = h + n * LANES;
-    float D[LANES];
-    scan_load(D, a->D + first, width);
+    const lanes D = lanes_load_some(a->D + first, width);
     scan_load_state(A, a->A + first * n, width, n);
     scan_load_state(h, a->past + (row * a->channels + first) * n, width, n);
     for (ptrdiff_t t = 0; t < kept; t++) {
@@ -45,25 +44,19 @@ static int scan_forward_unit(const struct scan_args* a, ptrdiff_t index) {
         const float *Bm = a->Bm + token * n, *Cm = a->Cm + token * n;
         if (t % SEGMENT == 0)
             memcpy(a->starts + ((row * a->segments + t / SEGMENT) * a->blocks + block) * n * LANES, h, state_bytes);
-        float x[LANES], dt[LANES], u[LANES], y[LANES] = {0};
-        scan_load(x, a->x + token * a->channels + first, width);
-        scan_load(dt, a->dt + token * a->channels + first, width);
-        GHOST_SIMD
-        for (int j = 0; j < LANES; j++) u[j] = dt[j] * x[j];
+        const lanes x = lanes_load_some(a->x + token * a->channels + first, width);
+        const lanes dt = lanes_load_some(a->dt + token * a->channels + first, width), u = dt * x;
+        lanes y = lanes_of(0.0f);
         for (ptrdiff_t i = 0; i < n; i++) {
-            float* restrict hi = h + i * LANES;
-            const float* restrict Ai = A + i * LANES;
-            const float b = Bm[i], c = Cm[i];
-            GHOST_SIMD
-            for (int j = 0; j < LANES; j++) {
-                hi[j] = vector_exp(dt[j] * Ai[j]) * hi[j] + u[j] * b;
-                y[j] += c * hi[j];
-            }
+            const lanes decay = lanes_exp(dt * lanes_load(A + i * LANES));
+            const lanes state = lanes_multiply_add(decay, lanes_load(h + i * LANES), u * lanes_of(Bm[i]));
+            lanes_store(h + i * LANES, state);
+            y = lanes_multiply_add(lanes_of(Cm[i]), state, y);
         }
-        for (ptrdiff_t j = 0; j < width; j++) a->y[token * a->channels + first + j] = y[j] + D[j] * x[j];
+        lanes_store_some(a->y + token * a->channels + first, y + D * x, width);
     }
     scan_store_state(a->present + (row * a->channels + first) * n, h, width, n);
-    free(h);
+    free(memory);
     return 0;
 }
 
@@ -81,22 +74,14 @@ GHOST_INLINE void scan_recompute(const struct scan_args* a, const struct scan_wo
     const ptrdiff_t n = a->n;
     for (ptrdiff_t s = 0; s < count; s++) {
         const ptrdiff_t token = row * a->steps + begin + s;
-        float x[LANES], dt[LANES], u[LANES];
-        scan_load(x, a->x + token * a->channels + first, width);
-        scan_load(dt, a->dt + token * a->channels + first, width);
-        GHOST_SIMD
-        for (int j = 0; j < LANES; j++) u[j] = dt[j] * x[j];
+        const lanes x = lanes_load_some(a->x + token * a->channels + first, width);
+        const lanes dt = lanes_load_some(a->dt + token * a->channels + first, width), u = dt * x;
         for (ptrdiff_t i = 0; i < n; i++) {
-            const float* restrict before = w->states + (s * n + i) * LANES;
-            float* restrict after = w->states + ((s + 1) * n + i) * LANES;
-            float* restrict decay = w->decay + (s * n + i) * LANES;
-            const float* restrict A = w->A + i * LANES;
-            const float b = a->Bm[token * n + i];
-            GHOST_SIMD
-            for (int j = 0; j < LANES; j++) {
-                decay[j] = vector_exp(dt[j] * A[j]);
-                after[j] = decay[j] * before[j] + u[j] * b;
-            }
+            const ptrdiff_t at = (s * n + i) * LANES;
+            const lanes decay = lanes_exp(dt * lanes_load(w->A + i * LANES));
+            const lanes b = lanes_of(a->Bm[token * n + i]);
+            lanes_store(w->decay + at, decay);
+            lanes_store(w->states + at + n * LANES, lanes_multiply_add(decay, lanes_load(w->states + at), u * b));
         }
     }
 }
@@ -107,38 +92,28 @@ GHOST_INLINE void scan_reverse(const struct scan_args* a, const struct scan_work
     const ptrdiff_t n = a->n, first = block * LANES;
     for (ptrdiff_t s = count - 1; s >= 0; s--) {
         const ptrdiff_t token = row * a->steps + begin + s;
-        float x[LANES], dt[LANES], dy[LANES], u[LANES], du[LANES] = {0}, ddt[LANES] = {0};
-        scan_load(x, a->x + token * a->channels + first, width);
-        scan_load(dt, a->dt + token * a->channels + first, width);
-        scan_load(dy, a->dy + token * a->channels + first, width);
-        GHOST_SIMD
-        for (int j = 0; j < LANES; j++) u[j] = dt[j] * x[j];
-        GHOST_SIMD
-        for (int j = 0; j < LANES; j++) dD[j] += dy[j] * x[j];
+        const lanes x = lanes_load_some(a->x + token * a->channels + first, width);
+        const lanes dt = lanes_load_some(a->dt + token * a->channels + first, width), u = dt * x;
+        const lanes dy = lanes_load_some(a->dy + token * a->channels + first, width);
+        lanes du = lanes_of(0.0f), ddt = du;
+        lanes_store(dD, lanes_load(dD) + dy * x);
         for (ptrdiff_t i = 0; i < n; i++) {
             const ptrdiff_t at = (s * n + i) * LANES;
-            const float *restrict before = w->states + at, *restrict after = w->states + at + n * LANES;
-            const float *restrict decay = w->decay + at, *restrict A = w->A + i * LANES;
-            float *restrict dB = w->dB + at, *restrict dC = w->dC + at;
+            const lanes before = lanes_load(w->states + at), after = lanes_load(w->states + at + n * LANES);
+            const lanes b = lanes_of(a->Bm[token * n + i]), c = lanes_of(a->Cm[token * n + i]);
             float *restrict next = carry + i * LANES, *restrict dAi = dA + i * LANES;
-            const float b = a->Bm[token * n + i], c = a->Cm[token * n + i];
-            GHOST_SIMD
-            for (int j = 0; j < LANES; j++) {
-                const float g = dy[j] * c + next[j];
-                dC[j] += dy[j] * after[j];
-                dB[j] += g * u[j];
-                du[j] += g * b;
-                next[j] = decay[j] * g;
-                const float q = next[j] * before[j];
-                ddt[j] += q * A[j];
-                dAi[j] += q * dt[j];
-            }
+            const lanes g = lanes_multiply_add(dy, c, lanes_load(next));
+            lanes_store(w->dC + at, lanes_multiply_add(dy, after, lanes_load(w->dC + at)));
+            lanes_store(w->dB + at, lanes_multiply_add(g, u, lanes_load(w->dB + at)));
+            du = lanes_multiply_add(g, b, du);
+            const lanes passed = lanes_load(w->decay + at) * g, q = passed * before;
+            lanes_store(next, passed);
+            ddt = lanes_multiply_add(q, lanes_load(w->A + i * LANES), ddt);
+            lanes_store(dAi, lanes_multiply_add(q, dt, lanes_load(dAi)));
         }
-        for (ptrdiff_t j = 0; j < width; j++) {
-            const ptrdiff_t at = token * a->channels + first + j;
-            a->dx[at] = du[j] * dt[j] + dy[j] * a->D[first + j];
-            a->ddt[at] = ddt[j] + du[j] * x[j];
-        }
+        const ptrdiff_t at = token * a->channels + first;
+        lanes_store_some(a->dx + at, lanes_multiply_add(du, dt, dy * lanes_load_some(a->D + first, width)), width);
+        lanes_store_some(a->ddt + at, lanes_multiply_add(du, x, ddt), width);
     }
 }
 
@@ -158,10 +133,10 @@ static int scan_backward_unit(const struct scan_args* a, ptrdiff_t index) {
     const ptrdiff_t begin_block = group * a->blocks / a->groups, end_block = (group + 1) * a->blocks / a->groups;
     const ptrdiff_t members = end_block - begin_block, kept = a->length[row];
     const ptrdiff_t total = (4 * SEGMENT + 2 + 2 * members) * state + members * LANES;
-    float* memory = calloc((size_t)total + 1, sizeof(float));
-    if (memory == NULL) return 1;
+    void* memory;
     struct scan_work w;
-    w.decay = memory;
+    w.decay = aligned_zeros(&memory, total);
+    if (w.decay == NULL) return 1;
     w.states = w.decay + SEGMENT * state;
     w.dB = w.states + (SEGMENT + 1) * state;
     w.dC = w.dB + SEGMENT * state;

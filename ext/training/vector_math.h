@@ -15,30 +15,32 @@
 
 #define GHOST_INLINE static inline __attribute__((always_inline))
 
-/* Before a loop whose iterations are independent: the compiler need not prove it. */
-#if defined(__clang__)
-#define GHOST_SIMD _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define GHOST_SIMD _Pragma("GCC ivdep")
+/* a b + c, rounded once at the levels that have it in the instruction set. */
+GHOST_INLINE float multiply_add(float a, float b, float c) {
+#if defined(__AVX512F__)
+    return __builtin_fmaf(a, b, c);
 #else
-#define GHOST_SIMD
+    return a * b + c;
 #endif
+}
+
+#define LOWEST_EXPONENT -87.336f /* e^x is 0 below */
 
 /* e^x, at most 1 ULP; below 2^-126 it is 0, above e^88.37 it is inf. x = n ln 2 + r, e^x = 2^n (1 + r + r^2 P(r)). */
 GHOST_INLINE float vector_exp(float x) {
     const float magic = 0x1.8p23f; /* adding it rounds to an integer and leaves that in the low mantissa bits */
-    const float lowest = -87.336f, highest = 88.37f;
+    const float lowest = LOWEST_EXPONENT, highest = 88.37f;
     float clamped = x < lowest ? lowest : x; /* in this form NaN stays NaN */
     clamped = clamped > highest ? highest : clamped;
-    const float shifted = clamped * 0x1.715476p+0f + magic;
+    const float shifted = multiply_add(clamped, 0x1.715476p+0f, magic);
     const float n = shifted - magic;
-    const float r = (clamped - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+    const float r = multiply_add(n, -0x1.7f7d1cp-20f, multiply_add(n, -0x1.62e4p-1f, clamped));
     float p = 0x1.6a2352p-10f;
-    p = p * r + 0x1.123a6cp-7f;
-    p = p * r + 0x1.5558f4p-5f;
-    p = p * r + 0x1.555490p-3f;
-    p = p * r + 0x1.fffffcp-2f;
-    p = (p * (r * r) + r) + 1.0f;
+    p = multiply_add(p, r, 0x1.123a6cp-7f);
+    p = multiply_add(p, r, 0x1.5558f4p-5f);
+    p = multiply_add(p, r, 0x1.555490p-3f);
+    p = multiply_add(p, r, 0x1.fffffcp-2f);
+    p = multiply_add(p, r * r, r) + 1.0f;
     uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
     bits = (bits + 127u) << 23;
@@ -52,11 +54,11 @@ GHOST_INLINE float vector_exp(float x) {
 GHOST_INLINE float vector_log1p(float e) {
     const float s = e / (2.0f + e), z = s * s;
     float p = 0x1.1f0a4ep-3f;
-    p = p * z + 0x1.1eb2b8p-3f;
-    p = p * z + 0x1.99d2acp-3f;
-    p = p * z + 0x1.555500p-2f;
+    p = multiply_add(p, z, 0x1.1eb2b8p-3f);
+    p = multiply_add(p, z, 0x1.99d2acp-3f);
+    p = multiply_add(p, z, 0x1.555500p-2f);
     const float twice = s + s;
-    return twice + twice * (z * p);
+    return multiply_add(twice, z * p, twice);
 }
 
 /* 1 / (1 + e^-x), at most 3 ULP; never overflows. */
