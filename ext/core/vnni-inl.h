@@ -14,6 +14,7 @@ namespace ghost {
 namespace {
 
 #define GHOST_INLINE static inline __attribute__((always_inline))
+#define GHOST_OUTLINE __attribute__((noinline))
 #define GHOST_UNROLL _Pragma("GCC unroll 8")
 
 typedef uint16_t HalfWords __attribute__((vector_size(4 * kWidth)));
@@ -82,8 +83,9 @@ GHOST_INLINE void sum_tile(const uint8_t* codes, int64_t block_bytes, const int8
                            const int32_t* q_sums, int64_t sums_stride, I* exact) {
   const I mask = I{} + 0x03030303;
   GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
-    const I q_sum = -q_sums[c * sums_stride] - I{};
-    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) exact[r * kColumns + c] = q_sum;
+    I q_sum = q_sums[c * sums_stride] - I{};
+    settle(&q_sum);  // negated as a vector: copied from memory to all lanes, and not by way of a general register
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) exact[r * kColumns + c] = -q_sum;
   }
   for (int k = 0; k < k_blocks; ++k, codes += kLine, q += kBlock) {
     I z[kVectors];
@@ -101,47 +103,71 @@ GHOST_INLINE void sum_tile(const uint8_t* codes, int64_t block_bytes, const int8
 // kVectors registers of rows from `block` on, kColumns tokens from t on.
 template <int kVectors, int kColumns>
 GHOST_INLINE void tile(const TritMatrix& w, const Activations& x, float* y, int64_t y_stride, int block, int t) {
-  const int64_t block_bytes = int64_t{w.k_blocks} * kLine, group_bytes = int64_t{w.group_blocks} * kLine;
+  const int64_t block_bytes = int64_t{w.k_blocks} * kLine;
   const uint8_t* codes = w.codes + block * block_bytes;
   const float* magnitude = w.magnitude + int64_t{block} * w.groups * kBlock;
   const int8_t* q = x.q + int64_t{t} * x.stride;
   const int32_t* q_sums = x.sums + int64_t{t} * x.sums_stride;
-  V lanes[kVectors][kColumns];
-  const auto group = [&](int g, auto before) __attribute__((always_inline)) {
-    I exact[kVectors * kColumns];
+  const float* scale = x.scale + t;
+  float* out = y + t * y_stride + int64_t{block} * kBlock;
+  I exact[kVectors * kColumns];
+  const auto sum = [&](int k_blocks) __attribute__((always_inline)) {
     if constexpr (kColumns == 1) {
-      sum_token<kVectors>(codes + g * group_bytes, block_bytes, q + int64_t{g} * w.group_blocks * kBlock,
-                          group_size(w, g), q_sums[g], exact);
+      sum_token<kVectors>(codes, block_bytes, q, k_blocks, *q_sums, exact);
     } else {
-      sum_tile<kVectors, kColumns>(codes + g * group_bytes, block_bytes, q + int64_t{g} * w.group_blocks * kBlock,
-                                   x.stride, group_size(w, g), q_sums + g, x.sums_stride, exact);
-    }
-    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) {
-      const V m = load<V>(magnitude + g * kBlock + row_offset(r, int64_t{w.groups} * kBlock, kStep));
-      GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
-        lanes[r][c] = before(r, c) + __builtin_convertvector(exact[r * kColumns + c], V) * m;
-      }
+      sum_tile<kVectors, kColumns>(codes, block_bytes, q, x.stride, k_blocks, q_sums, x.sums_stride, exact);
     }
   };
-  // The first group apart: most matrices have only one, and then no lane waits while its sums are computed.
-  const float start = w.start;
-  group(0, [=](int, int) { return broadcast<V>(start); });
-  for (int g = 1; g < w.groups; ++g) group(g, [&](int r, int c) { return lanes[r][c]; });
-  GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
-    const float scale = x.scale[t + c];
-    float* out = y + (t + c) * y_stride + int64_t{block} * kBlock;
-    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) store(out + r * kStep, lanes[r][c] * scale);
+  // use(c, r, v) for every sum of a group.
+  const auto each = [&](auto use) __attribute__((always_inline)) {
+    GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
+      GHOST_UNROLL for (int r = 0; r < kVectors; ++r) use(c, r, __builtin_convertvector(exact[r * kColumns + c], V));
+    }
+  };
+  if (w.groups == 1 && __builtin_signbit(w.start)) {  // -0 + v is v
+    sum(w.k_blocks);
+    V m[kVectors];
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) m[r] = load<V>(magnitude + r * kStep);
+    each([&](int c, int r, V v) { store(out + c * y_stride + r * kStep, v * m[r] * broadcast<V>(scale[c])); });
+    return;
   }
+  V lanes[kVectors][kColumns];
+  GHOST_UNROLL for (int r = 0; r < kVectors; ++r) {
+    GHOST_UNROLL for (int c = 0; c < kColumns; ++c) lanes[r][c] = broadcast<V>(w.start);
+  }
+  for (int g = 0; g < w.groups; ++g, magnitude += kBlock) {
+    sum(group_size(w, g));
+    V m[kVectors];
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) {
+      m[r] = load<V>(magnitude + row_offset(r, int64_t{w.groups} * kBlock, kStep));
+    }
+    each([&](int c, int r, V v) { lanes[r][c] += v * m[r]; });
+    codes += int64_t{w.group_blocks} * kLine;
+    q += int64_t{w.group_blocks} * kBlock;
+    ++q_sums;
+  }
+  each([&](int c, int r, V) { store(out + c * y_stride + r * kStep, lanes[r][c] * broadcast<V>(scale[c])); });
+}
+
+// The same, not inlined into a loop over the blocks: that would compute the addresses of several tokens for all blocks
+// beforehand, more than there are registers, and keep them in memory.
+template <int kVectors, int kColumns>
+GHOST_OUTLINE void far_tile(const TritMatrix& w, const Activations& x, float* y, int64_t y_stride, int block, int t) {
+  tile<kVectors, kColumns>(w, x, y, y_stride, block, t);
 }
 
 // Blocks of [begin, end), as many as kVectors registers of rows take at a time; those left over half as many at a time,
 // and one register's token by token.
 template <int kVectors, int kColumns>
-void tiles(const TritMatrix& matrix, const Activations& rows, float* y, int64_t y_stride, int begin, int end, int t) {
+void tiles(const TritMatrix& w, const Activations& x, float* y, int64_t y_stride, int begin, int end, int t) {
   constexpr int kBlocks = kVectors / kParts;
-  const TritMatrix w = matrix;  // copies: the stores to y cannot change them
-  const Activations x = rows;
-  for (; begin + kBlocks <= end; begin += kBlocks) tile<kVectors, kColumns>(w, x, y, y_stride, begin, t);
+  for (; begin + kBlocks <= end; begin += kBlocks) {
+    if constexpr (kColumns == 1) {
+      tile<kVectors, 1>(w, x, y, y_stride, begin, t);
+    } else {
+      far_tile<kVectors, kColumns>(w, x, y, y_stride, begin, t);
+    }
+  }
   if constexpr (kBlocks > 1) {
     constexpr int kNext = kVectors > 2 || kColumns == 1 ? kColumns : 1;
     for (int c = 0; c < kColumns; c += kNext) tiles<kVectors / 2, kNext>(w, x, y, y_stride, begin, end, t + c);
@@ -159,7 +185,7 @@ void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_strid
 }
 
 template <int kVectors, int kColumns>
-GHOST_INLINE void byte_tile(const ByteMatrix& w, const Activations& x, float* y, int64_t y_stride, int block, int t) {
+GHOST_OUTLINE void byte_tile(const ByteMatrix& w, const Activations& x, float* y, int64_t y_stride, int block, int t) {
   const int64_t block_bytes = int64_t{w.k_quads} * kLine;
   const uint8_t* bytes = w.bytes + block * block_bytes;
   const int8_t* q = x.q + int64_t{t} * x.stride;
@@ -202,6 +228,7 @@ void linear_bytes(const ByteMatrix* w, const Activations* x, float* y, int64_t y
   for (; t < x->tokens; ++t) byte_tiles<8, 1>(*w, *x, y, y_stride, begin, end, t);
 }
 
+#undef GHOST_OUTLINE
 #undef GHOST_UNROLL
 #undef GHOST_INLINE
 
