@@ -34,34 +34,42 @@ GHOST_INLINE void add_products(__m256i* sums, __m256i u, __m256i s) {
   asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(*sums), "=&x"(products) : "x"(u), "x"(s));
 }
 
-// exact[r]: the sums of trit * q of rows 8r .. 8r + 7 for one token. Codes are multiplied where they stand in their half
-// of a byte, that is times 1 and 4, and the latter's sums are divided (exactly) at the end: one shift for four masks.
+// exact[r]: the sums of trit * q of rows 8r .. 8r + 7 for one token. Codes are multiplied where they stand in their
+// half of a byte, that is times 1 and 4, and all sums are made four times theirs and divided (exactly) at the end: one
+// shift for four masks.
 //
 // No 16-bit overflow: in a k-block a lane of `high` adds two results of maddubs of at most 2 * 8 * 127 each, and 8
-// k-blocks stay within 8 * 2 * 2032 = 32512 (`low`: a quarter of that); then both are widened. The 32-bit sums hold four
-// times what is wanted, at most 4 * 2 * 127 a column: enough for two million columns.
+// k-blocks stay within 8 * 2 * 2032 = 32512; `low` adds a quarter of that, in 32 k-blocks as much; then they are
+// widened.
+// The 32-bit sums hold four times what is wanted, at most 4 * 2 * 127 a column: enough for two million columns.
 GHOST_INLINE void sum_token(const uint8_t* codes, const int8_t* q, int k_blocks, int32_t q_sum,
                             __m256i (&exact)[kParts][1]) {
-  constexpr int kFlush = 8;  // k-blocks
+  constexpr int kFlushLow = 32, kFlushHigh = 8;  // k-blocks
   const __m256i low_mask = _mm256_set1_epi8(3), high_mask = _mm256_set1_epi8(12);
   const __m256i one = _mm256_set1_epi16(1), four_times = _mm256_set1_epi16(4);
   __m256i total[kParts] = {};
-  for (int start = 0; start < k_blocks; start += kFlush) {
-    const int stop = start + kFlush < k_blocks ? start + kFlush : k_blocks;
-    __m256i low[kParts] = {}, high[kParts] = {};
-    for (int k = start; k < stop; ++k, codes += kLineBytes, q += kBlock) {
-      const __m256i x0 = four(q), x1 = four(q + 4), x2 = four(q + 8), x3 = four(q + 12);
+  for (int k = 0, end; k < k_blocks; k = end) {
+    end = k + kFlushLow < k_blocks ? k + kFlushLow : k_blocks;
+    __m256i low[kParts] = {};
+    for (int start = k; start < end; start += kFlushHigh) {
+      const int stop = start + kFlushHigh < end ? start + kFlushHigh : end;
+      __m256i high[kParts] = {};
+      for (int i = start; i < stop; ++i, codes += kLineBytes, q += kBlock) {
+        const __m256i x0 = four(q), x1 = four(q + 4), x2 = four(q + 8), x3 = four(q + 12);
+        GHOST_UNROLL for (int r = 0; r < kParts; ++r) {
+          const __m256i z = load_bytes(codes + r * kPartBytes), upper = _mm256_srli_epi16(z, 4);
+          add_products(&low[r], _mm256_and_si256(z, low_mask), x0);
+          add_products(&high[r], _mm256_and_si256(z, high_mask), x1);
+          add_products(&low[r], _mm256_and_si256(upper, low_mask), x2);
+          add_products(&high[r], _mm256_and_si256(upper, high_mask), x3);
+        }
+      }
       GHOST_UNROLL for (int r = 0; r < kParts; ++r) {
-        const __m256i z = load_bytes(codes + r * kPartBytes), upper = _mm256_srli_epi16(z, 4);
-        add_products(&low[r], _mm256_and_si256(z, low_mask), x0);
-        add_products(&high[r], _mm256_and_si256(z, high_mask), x1);
-        add_products(&low[r], _mm256_and_si256(upper, low_mask), x2);
-        add_products(&high[r], _mm256_and_si256(upper, high_mask), x3);
+        total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(high[r], one));
       }
     }
     GHOST_UNROLL for (int r = 0; r < kParts; ++r) {
-      const __m256i sums = _mm256_add_epi32(_mm256_madd_epi16(low[r], four_times), _mm256_madd_epi16(high[r], one));
-      total[r] = _mm256_add_epi32(total[r], sums);
+      total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(low[r], four_times));
     }
   }
   GHOST_UNROLL for (int r = 0; r < kParts; ++r) {
@@ -139,8 +147,8 @@ void tile(const TritMatrix& w, const Activations& x, float* y, int64_t y_stride,
   }
 }
 
-// The same for int8 weights, stored as w + 128. maddubs takes |w| and q with the sign of w: its two products add up to at
-// most 2 * 128 * 127 = 32512 in 16 bits, which are widened at once.
+// The same for int8 weights, stored as w + 128. maddubs takes |w| and q with the sign of w: its two products add up to
+// at most 2 * 128 * 127 = 32512 in 16 bits, which are widened at once.
 template <int kColumns>
 void byte_tile(const ByteMatrix& w, const Activations& x, float* y, int64_t y_stride, int block, int t) {
   const __m256i offset = _mm256_set1_epi8(-128), one = _mm256_set1_epi16(1);

@@ -47,14 +47,21 @@ void map(Function function, const float* x, float* y, int64_t count) {
   }
 }
 
-// max |x|, and whether every element is finite. Read as integers, magnitudes keep their order, and what is not finite is
-// the largest.
+// max |x|, and whether every element is finite. Read as integers, magnitudes keep their order, and what is not finite
+// is the largest.
 GHOST_INLINE bool largest_magnitude(const float* x, int n, float* largest) {
-  I lanes{};
-  for (int i = 0; i < n; i += kStep) {
-    const V v = vabs(load_or_zero(x, i, n));
-    lanes = (I)v > lanes ? (I)v : lanes;
+  I even{}, odd{};
+  int i = 0;
+  for (; i + 2 * kStep <= n; i += 2 * kStep) {
+    const I v = (I)vabs(load<V>(x + i)), w = (I)vabs(load<V>(x + i + kStep));
+    even = v > even ? v : even;
+    odd = w > odd ? w : odd;
   }
+  for (; i < n; i += kStep) {
+    const I v = (I)vabs(load_or_zero(x, i, n));
+    even = v > even ? v : even;
+  }
+  const I lanes = even > odd ? even : odd;
   int32_t bits = 0;
   for (int j = 0; j < kStep; ++j) bits = lanes[j] > bits ? lanes[j] : bits;
   __builtin_memcpy(largest, &bits, sizeof bits);

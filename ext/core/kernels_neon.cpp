@@ -113,15 +113,7 @@ struct LongProducts {
 };
 
 void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end) {
-  int t = 0;
-  if (end - begin >= kFewestBlocks) {
-    for (; x->tokens - t >= kFewestTokens; t += kTableTokens) {
-      const int tokens = x->tokens - t < kTableTokens ? x->tokens - t : kTableTokens;
-      for (int block = begin; block < end; block += kStripBlocks) {
-        by_tables(*w, *x, y, y_stride, block, block + kStripBlocks < end ? block + kStripBlocks : end, t, tokens);
-      }
-    }
-  }
+  const int t = all_by_tables(*w, *x, y, y_stride, begin, end);
   for (int quad = begin * kQuadsOfBlock; quad < end * kQuadsOfBlock; quad += kQuadsOfBlock) {
     int c = t;
     for (; c + 4 <= x->tokens; c += 4) {

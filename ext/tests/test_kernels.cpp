@@ -213,12 +213,54 @@ void test_matmuls(const std::vector<const Kernels*>& levels, int rounds) {
   // Around the numbers of columns after which sums of 16 bits are widened, and of rows and tokens of a tile.
   const Shape shapes[] = {{17, 256, 17, kWhole}, {16, 257, 5, kWhole},  {33, 512, 8, kWhole}, {5, 511, 1, kWhole},
                           {16, 4099, 3, kWhole}, {70, 2064, 16, kWhole}, {16, 769, 9, 256},    {64, 1040, 33, 512},
-                          {529, 272, 16, kWhole}, {16, 9000, 1, kWhole}};
+                          {529, 272, 16, kWhole}, {16, 9000, 1, kWhole},
+                          {200, 800, 31, kWhole}};
   for (const Shape& shape : shapes) {
     for (int w = 1; w < static_cast<int>(Fill::kCount); ++w) {
       for (int q = 1; q < static_cast<int>(Fill::kCount); ++q) {
         test_trits(levels, shape, static_cast<Fill>(w), static_cast<Fill>(q));
         if (shape.group == kWhole) test_bytes(levels, shape, static_cast<Fill>(w), static_cast<Fill>(q));
+      }
+    }
+  }
+}
+
+// Sums as large as they get after any number of columns: all weights and all activations are the same, so the truth is
+// a product of three numbers and every number of columns can have its turn.
+void test_extremes(const std::vector<const Kernels*>& levels) {
+  constexpr int kColumns = 4000, kBlocks = 12, kTokens = 21;
+  constexpr size_t kLines = kColumns / kBlock * kBlocks;
+  const std::vector<float> ones(kBlocks * kBlock, 1.0f), scale(kTokens, 1.0f);
+  for (int fill = 0; fill < 4; ++fill) {
+    const bool high = fill % 2 == 0;
+    const int value = fill < 2 ? 127 : -127;
+    const std::vector<uint8_t> codes(kLines * 64, high ? 0xAA : 0);
+    const std::vector<uint8_t> bytes(kLines * 256, high ? 0xFF : 0);
+    std::vector<int8_t> q(size_t{kTokens} * kColumns);
+    std::vector<int32_t> sums(kTokens);
+    for (int k = 1; k <= kColumns; ++k) {
+      for (size_t t = 0; t < kTokens; ++t) q[t * kColumns + static_cast<size_t>(k) - 1] = static_cast<int8_t>(value);
+      sums.assign(kTokens, value * k);
+      const int k_blocks = (k + kBlock - 1) / kBlock;
+      if (k % kBlock != 0 && k % 4 != fill) continue;  // all four at the ends of k-blocks, in turn between them
+      // Many rows and tokens around the ends of the first 256s of columns, after which tables widen their sums.
+      const bool ends = k % kBlock == 0, many = ends && k <= 1040 && (k + kBlock) % 256 < 3 * kBlock;
+      const int blocks = many ? kBlocks : 1, all = many ? kTokens : 5;
+      const ghost::TritMatrix trits{codes.data(), ones.data(), -0.0f, blocks, k_blocks, 1, k_blocks};
+      const ghost::ByteMatrix weights{bytes.data(), ones.data(), blocks, 4 * k_blocks};
+      for (const int tokens : {1, all}) {
+        if (!ends && tokens != (k / 4 % 2 == 0 ? 1 : all)) continue;
+        const Activations x{q.data(), scale.data(), sums.data(), tokens, kColumns, 1};
+        for (const Kernels* level : levels) {
+          std::vector<float> y(static_cast<size_t>(tokens * blocks * kBlock)), expected(y.size());
+          level->linear(&trits, &x, y.data(), blocks * kBlock, 0, blocks);
+          expected.assign(y.size(), static_cast<float>((high ? 1 : -1) * value * k));
+          check(same_all(y.data(), expected.data(), y.size()), level, "extreme trits, columns " + std::to_string(k));
+          if (!ends) continue;  // int8 sums are as wide as their rows are padded
+          level->linear_bytes(&weights, &x, y.data(), blocks * kBlock, 0, blocks);
+          expected.assign(y.size(), static_cast<float>((high ? 127 : -128) * value * k));
+          check(same_all(y.data(), expected.data(), y.size()), level, "extreme bytes, columns " + std::to_string(k));
+        }
       }
     }
   }
@@ -315,6 +357,7 @@ int main(int argc, char** argv) {
   test_control(levels);
   test_functions(levels, rounds);
   test_matmuls(levels, rounds);
+  test_extremes(levels);
   std::printf("%d checks, %d failed; levels %s\n", checks, failures, ghost::level_names().c_str());
   return failures == 0 && checks > 0 ? 0 : 1;
 }
