@@ -18,7 +18,7 @@ from ghost_ref.text_stream import Utf8Stream
 
 Backend = Literal["auto", "native", "reference"]
 BATCH = 64
-"""Streams decoded together: what one pass of the native runtime takes."""
+"""Streams handed to the native runtime at once, which runs some of them at a time."""
 
 
 def check_snapshot(config: ModelConfig, snapshot: dict[str, np.ndarray]) -> None:
@@ -205,7 +205,7 @@ class Model:
 
         An option is one value for all, or a list of B. states: B different states to go on from; without it the prompts
         are taken BATCH at a time, so that memory does not grow with their number. The native runtime reads its weights
-        once for all streams that still run; one that ends leaves the others.
+        once for several streams; when one ends, the next takes its place.
         Raises GhostError and TypeError as `stream` does (then states may have read a part), ValueError unless every
         list has B values."""
         prepared = [self._prepare(prompt, raw, each)

@@ -16,6 +16,9 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint8_t kEos = 0xFF;
 constexpr int kUnusable = -1;  // choose_byte's answer to logits that are not finite
+// Streams that generate at the same time; the others wait until one of them ends. Products of 8 columns reach the peak
+// already, and the states of more streams (0.5 MB each in v12) would only push each other out of the caches.
+constexpr int64_t kTogether = 8;
 constexpr auto kPollInterval = std::chrono::milliseconds(20);
 
 Status no_memory() { return Status::error("There is not enough memory for a batch."); }
@@ -148,9 +151,10 @@ Status Model::generate(Continuation* streams, int64_t count, ByteSink sink, void
   for (int64_t i = 0; i < count; ++i) {
     streams[i].reached_eos = false;
     batch->reader(i) = {streams[i].state, streams[i].prompt, streams[i].n, 0, 0, false};
-    batch->push(i);
   }
-  while (!batch->empty()) {
+  const int64_t together = std::min(count, std::max<int64_t>(kTogether, team_.size()));
+  for (int64_t started = 0, ended = 0; ended < count;) {
+    for (; started < std::min(count, ended + together); ++started) batch->push(started);
     if (!batch->goes_on(poll)) return interrupted();
     batch->fill(false);
     int choices[kChunk] = {};
@@ -166,20 +170,23 @@ Status Model::generate(Continuation* streams, int64_t count, ByteSink sink, void
       });
     }
     for (int part = 0; part < batch->parts(); ++part) {
-      if (Status status = settle(batch.get(), part, choices[part], streams, sink, context); !status.ok()) return status;
+      bool more = false;
+      const Status status = settle(batch.get(), part, choices[part], streams, sink, context, &more);
+      if (!status.ok()) return status;
+      ended += more ? 0 : 1;
+      if (more) batch->push(batch->stream(part));
     }
   }
   return Status();
 }
 
-// After a pass: hands on the byte that a stream has read, and queues it for the chosen one unless it has ended.
-Status Model::settle(Batch* batch, int part, int choice, Continuation* streams, ByteSink sink, void* context) const {
+// After a pass: hands on the byte that a stream has read, and lets it read the chosen one next. more: it has not ended.
+Status Model::settle(Batch* batch, int part, int choice, Continuation* streams, ByteSink sink, void* context,
+                     bool* more) const {
   const int64_t i = batch->stream(part);
   Batch::Reader& reader = batch->reader(i);
-  if (!batch->finished(part)) {
-    batch->push(i);
-    return Status();
-  }
+  *more = !batch->finished(part);
+  if (*more) return Status();
   if (reader.chose) {
     ++reader.made;
     if (!sink(context, i, reader.byte)) return Status();
@@ -194,8 +201,7 @@ Status Model::settle(Batch* batch, int part, int choice, Continuation* streams, 
   reader.byte = static_cast<uint8_t>(choice);
   reader.next = &reader.byte;
   reader.left = 1;
-  reader.chose = true;
-  batch->push(i);
+  *more = reader.chose = true;
   return Status();
 }
 

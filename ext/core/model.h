@@ -65,10 +65,10 @@ class Model {
   // error no state has changed.
   Status step(State* const* states, const uint8_t* tokens, int64_t count, float* logits, float* hidden);
 
-  // Feeds every stream its prompt, then chooses and feeds its bytes until EOS, max_bytes or the sink ends it; all streams
-  // together, as many as there still are, through the same matrix products. A state has then read the prompt and every
-  // byte the sink got; EOS goes neither to the sink nor into the state. The bits are those of every stream on its own.
-  // After an error the states have read a part. (generate.cpp)
+  // Feeds every stream its prompt, then chooses and feeds its bytes until EOS, max_bytes or the sink ends it. Several
+  // streams go through the same matrix products; when one ends, the next one takes its place. A state has then read the
+  // prompt and every byte the sink got; EOS goes neither to the sink nor into the state. The bits are those of every
+  // stream on its own. After an error the states have read a part. (generate.cpp)
   Status generate(Continuation* streams, int64_t count, ByteSink sink, void* context, const Poll& poll = {});
 
   // Feeds and judges many texts together. (generate.cpp)
@@ -87,7 +87,8 @@ class Model {
   Model() = default;
   Status check(const State& state, int64_t n) const;
   class Batch;
-  Status settle(Batch* batch, int part, int choice, Continuation* streams, ByteSink sink, void* context) const;
+  Status settle(Batch* batch, int part, int choice, Continuation* streams, ByteSink sink, void* context,
+                bool* more) const;
   Status feed(State* state, const uint8_t* tokens, int64_t n, bool last_only, float* logits, float* hidden,
               const Poll& poll);
 
