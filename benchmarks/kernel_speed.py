@@ -29,7 +29,7 @@ CORE, SOURCES, BUILD = ROOT / "ext" / "core", ROOT / "benchmarks" / "kernel_spee
 FLAGS = ("-std=c++17 -O3 -g0 -fPIC -fno-fast-math -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror "
          "-Wno-psabi").split()
 LIMITS = {"vnni512": "GMAC/s", "vnni256": "GMAC/s", "maddubs256": "GMAC/s", "lookup256": "GMAC/s",
-          "fma512": "GFLOP/s", "muladd512": "GFLOP/s"}
+          "fma512": "GFLOP/s", "muladd512": "GFLOP/s", "muladd256": "GFLOP/s"}
 READS = {"read L1": 16 << 10, "read L2": 512 << 10, "read L3": 4 << 20, "read DRAM": 256 << 20}  # bytes
 PEAKS = {"avx512vnni": "vnni512", "avxvnni": "vnni256", "avx2": "maddubs256"}
 SHAPES = ((512, 256), (1024, 256), (256, 1024), (1024, 384), (2048, 1024), (4096, 4096))  # out x in
@@ -76,7 +76,7 @@ class Kernels:
         return [level for level, _ in units() if probe.seconds(level, 1e-6) > 0]
 
     def limit(self, name: str, seconds: float) -> float:
-        """Multiply-accumulates or float operations per second of one core (kernel_speed/limits.cpp); below 0 where this
+        """Multiply-accumulates or float operations per second of one core (ext/core/peaks.cpp); below 0 where this
         CPU cannot run the loop."""
         return self.library.ghost_limit(name.encode(), seconds)
 
@@ -108,7 +108,7 @@ def build() -> Path:
         raise GhostError("The kernels' speed is measured on a library of its own: install g++ or set CXX.")
     BUILD.mkdir(parents=True, exist_ok=True)
     parts = [(CORE / f"kernels_{level}.cpp", flags) for level, flags in units()]
-    parts += [(CORE / "dispatch.cpp", []), (SOURCES / "limits.cpp", []), (SOURCES / "problems.cpp", [])]
+    parts += [(CORE / "dispatch.cpp", []), (CORE / "peaks.cpp", []), (SOURCES / "problems.cpp", [])]
     objects = []
     for source, flags in parts:
         objects.append(str(BUILD / f"{source.stem}.o"))

@@ -47,7 +47,7 @@ def limits_section(report: dict[str, Any], figure: Figure, table: Table) -> str:
     products = [[f"{case['kind']} {case['rows']}x{case['columns']}, n = {case['tokens']}",
                  *(_rate(case["samples"].get(level, [])) for level in levels)] for case in cases]
     return (f"## What one core can do\n\n{report['cpu']}, {report['rounds']} rounds; the loops are in "
-            "`benchmarks/kernel_speed/limits.cpp`.\n\n" + table(["", "measured"], rows)
+            "`ext/core/peaks.cpp`.\n\n" + table(["", "measured"], rows)
             + "\nGhost's products alone, without the quantisation: GMAC/s, and the share of the peak of the "
             "instruction that the level is built on (AVX2: vpmaddubsw + vpaddw), measured right before and after "
             "each.\n\n"

@@ -23,9 +23,7 @@ from kernel_speed import Kernels
 from protocol import ROOT, Cell, Results, Turn, arguments, begin, progress, run, take_turns
 
 from ghost_ref.bench import TEXT
-from ghost_ref.config import ModelConfig
 from ghost_ref.errors import GhostError
-from ghost_ref.parameters import CODEBOOK, TERNARY, parameter_specs
 from ghost_ref.runtime import load
 
 DECODE, PROMPT = 512, 64
@@ -37,29 +35,8 @@ PYTHON = ("import sys; from ghost_ref.runtime import load; from ghost_ref.config
           "print(next(model.generate_bytes(sys.argv[2].encode(), SamplingConfig(max_bytes=1)), None), flush=True)")
 
 
-def integer_products(config: ModelConfig, processed: list[float]) -> float:
-    """Multiply-accumulates per byte of the integer matrices, a layer's weighted by the share of bytes it processes.
-
-    Attention's keys and values are computed for every attention_stride-th byte; the memory layers rest without a bank.
-    """
-    total = 256.0 * config.d_model  # the head
-    for name, spec in parameter_specs(config).items():
-        if spec.storage not in (TERNARY, CODEBOOK) or ".memory." in name:
-            continue
-        share = processed[int(name.split(".")[1])] if name.startswith("layers.") else 1.0
-        if name.endswith(("attention.k_proj.weight", "attention.v_proj.weight")):
-            share /= config.attention_stride
-        total += spec.size * share
-    return total
-
-
-def scan_updates(config: ModelConfig, processed: list[float]) -> float:
-    """State updates per byte."""
-    return config.d_inner * config.d_state * sum(processed)
-
-
-def decode_turn(model: Any, counted: dict[str, Any]) -> Turn:
-    """Seconds per byte of reading a fixed text byte by byte, logits included; leaves {"processed": shares}."""
+def decode_turn(model: Any, counted: dict[str, float]) -> Turn:
+    """Seconds per byte of reading a fixed text byte by byte, logits included; leaves a byte's products and updates."""
     text = np.frombuffer((TEXT * (DECODE // len(TEXT) + 1))[:DECODE], np.uint8)
     tokens, forward = [text[i : i + 1] for i in range(DECODE)], model.engine.model.forward
 
@@ -69,8 +46,8 @@ def decode_turn(model: Any, counted: dict[str, Any]) -> Turn:
         for token in tokens:
             forward(state, token, "last")
         seconds = time.perf_counter() - start
-        processed, seen = state.processed()
-        counted["processed"] = [n / seen for n in processed]
+        read, products, updates = state.work()
+        counted.update(products=products / read, updates=updates / read)
         return seconds / DECODE
 
     return turn
@@ -93,15 +70,14 @@ def first_byte_turn(command: list[str]) -> Turn:
 
 
 def measure_decode(results: Results, path: Path, options: argparse.Namespace) -> None:
-    kernels, counted = Kernels(), {}
+    kernels, counted = Kernels(), dict[str, float]()
     levels = [level for level in kernels.levels() if level != "scalar"]
     for threads in (1, 2):
         turns = {f"ghost {level}": decode_turn(load(path, threads=threads, level=level), counted) for level in levels}
-        config = load(path).config
 
-        def floor(threads: int = threads, config: ModelConfig = config) -> float:
-            integers = integer_products(config, counted["processed"]) / kernels.limit("vnni512", PEAK_TURN)
-            floats = scan_updates(config, counted["processed"]) * SCAN_OPERATIONS
+        def floor(threads: int = threads) -> float:
+            integers = counted["products"] / kernels.limit("vnni512", PEAK_TURN)
+            floats = counted["updates"] * SCAN_OPERATIONS
             return (integers + floats / kernels.limit("muladd512", PEAK_TURN)) / threads
 
         for turn in turns.values():
@@ -111,8 +87,7 @@ def measure_decode(results: Results, path: Path, options: argparse.Namespace) ->
         else:
             results.absent["floor"] = "this CPU has no 512-bit VNNI"
         samples = take_turns(turns, options.rounds)
-        note = (f"{integer_products(config, counted['processed']) / 1e6:.2f}M multiply-accumulates, "
-                f"{scan_updates(config, counted['processed']):,.0f} state updates a byte")
+        note = f"{counted['products'] / 1e6:.2f}M multiply-accumulates, {counted['updates']:,.0f} state updates a byte"
         results.add(Cell({"what": "decode", "model": "v12", "threads": threads}, "byte", samples, {"floor": note}))
 
 

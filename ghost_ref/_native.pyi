@@ -1,7 +1,7 @@
 """The C++ runtime (ext/bindings). Wrong dtypes are TypeError, wrong shapes or values ValueError."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ def levels() -> list[str]:
 def default_level() -> str:
     """The level of GHOST_ISA, or the best one. Raises ValueError if GHOST_ISA names a level this CPU cannot run."""
 
-def levels_not_used(level: str = "") -> dict[str, str]:
-    """{better level of this architecture: why it is not used} beside `level`, "": beside default_level()."""
+def levels_not_used(level: str = "", chosen_by: str = "GHOST_ISA") -> dict[str, str]:
+    """{better level of this architecture: why it is not used} beside `level`, "": beside default_level().
+    chosen_by: what asks for the level. Raises ValueError as default_level does."""
 
 def crc32c(buffer: Buffer, before: int = 0) -> int:
     """CRC-32C (Castagnoli) of a contiguous buffer."""
@@ -36,6 +37,14 @@ class State:
 
     def processed(self) -> tuple[list[int], int]:
         """(tokens each layer has processed, tokens seen), through this state and those it was forked from."""
+
+    def work(self) -> tuple[int, float, float]:
+        """(bytes, multiply-accumulates of the integer matrices, scan updates) of what was read, by the layers that the
+        routers chose; without memory layers."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the state."""
 
     @property
     def position(self) -> int:
@@ -68,6 +77,12 @@ class Model:
                 hidden: bool = False) -> tuple[Float32 | None, Float32 | None]:
         """Feed bytes (n,). Returns logits (n, 256) or (1, 256) or None, and hidden (n or 1, d) after the final norm, of
         the same positions, or None. Raises RuntimeError if another call uses the state."""
+
+    def speed(self, repeats: int) -> dict[str, Any]:
+        """Measure how fast the model runs here (ext/core/measure.h), without anything of Python's: prefill and decode
+        in bytes per second, first_byte in seconds, each {median, lowest, highest} of the repeats; products_per_byte and
+        scan_updates_per_byte of decoding; floor, None where the level has no peak, else {times: the time of a decoded
+        byte in floors, instruction, integer_peak and float_peak: per second of one core}."""
 
     def set_memory(self, keys: Float32, values: NDArray[np.uint8], counts: NDArray[np.int32]) -> None:
         """Replace the snapshot that memory layers query: unit keys (M, d), value bytes (M, 8), counts (M,) in 1..8."""

@@ -22,42 +22,47 @@ from typing import Any
 import numpy as np
 
 from ghost_ref.config import SEP, SamplingConfig
+from ghost_ref.engines import NativeEngine
 from ghost_ref.errors import GhostError
 from ghost_ref.runtime import Backend, Model, chosen_level, load
 from ghost_ref.sampling import choose_byte
 
-PREFILL_BYTES = 1024
-DECODE_BYTES = 256
-PROMPT_BYTES = 64
-PREFILL_BYTES_REFERENCE, DECODE_BYTES_REFERENCE = 256, 32  # NumPy is slow
-REPEATS = 7
+PREFILL_BYTES, DECODE_BYTES, PROMPT_BYTES = 256, 32, 64  # of the reference; NumPy is slow
+REPEATS, MOST_REPEATS = 7, 1000
 TEXT = b"The quick brown fox jumps over the lazy dog, 0123456789 times; list pods, then kubectl get pods. "
 
 Measurement = dict[str, Any]
 
 
 def bench_file(path: str | Path, threads: Sequence[int] | None = None, repeats: int = REPEATS,
-               backend: Backend = "auto", on_progress: Callable[[int, int], None] | None = None) -> Measurement:
+               backend: Backend = "auto", on_progress: Callable[[int, int], None] | None = None,
+               level: str = "") -> Measurement:
     """Measure a packed file; `threads` defaults to 1 .. number of CPUs (reference: 1 only).
 
-    Returns {"file", "backend", "level", "chosen_by" (GHOST_ISA or default: the best this CPU has), "not_used":
-    {better level of this architecture: why it is not used}, "cpu", "cpus", "repeats", "runs": [...]}, a run holding
-    "threads", "load_seconds", "prefill" and "decode" (bytes per second: median, lowest, highest), "first_byte"
-    (seconds after a 64-byte prompt, warm: median, lowest, highest), "peak_bytes" of the process and "model_bytes" of
-    it since before loading. Raises GhostError on a bad file."""
-    if repeats < 1:
-        raise GhostError(f"ghost bench needs at least one repeat, got {repeats}.")
-    model = load(path, backend=backend)
+    Returns the fields of `ghost-run bench --json`: {"file", "backend", "level", "chosen_by" (--level, GHOST_ISA or
+    default: the best this CPU has), "not_used": {better level of this architecture: why it is not used}, "cpu", "cpus",
+    "repeats", "runs": [...]}. A run holds "threads", "load_seconds", {median, lowest, highest} of "prefill" and
+    "decode" (bytes per second) and of "first_byte" (seconds after a 64-byte prompt, warm); "products_per_byte" and
+    "scan_updates_per_byte" of decoding; "floor", None where the level has no peak of its own, else "times" (the time of
+    a decoded byte in floors), "instruction", "integer_peak" and "float_peak" (per second of one core); "peak_bytes" of
+    the process and "model_bytes" of it since before loading. The native runtime is timed inside native code
+    (ext/core/measure.h says what the floor is). Raises GhostError on a bad file or a level that cannot run here."""
+    if not 1 <= repeats <= MOST_REPEATS:
+        raise GhostError(f"repeats must be in 1..{MOST_REPEATS}, got {repeats}.")
+    model = load(path, backend=backend, level=level)
     native = model.level != "reference"
-    chosen = chosen_level() if native else {"chosen_by": "default", "not_used": {}}
+    if level and not native:
+        raise GhostError("The reference has no levels; leave out --level or --backend reference.")
+    chosen = chosen_level(level) if native else {"chosen_by": "default", "not_used": {}}
+    del model
     counts = list(threads or (range(1, available_cpus() + 1) if native else (1,)))
     runs = []
     for done, count in enumerate(counts, 1):
-        runs.append(_measure_in_process(path, count, repeats, "native" if native else "reference"))
+        runs.append(_measure_in_process(path, count, repeats, "native" if native else "reference", level))
         if on_progress:
             on_progress(done, len(counts))
-    return {"file": str(path), "backend": "native" if native else "reference", "level": model.level,
-            "chosen_by": chosen["chosen_by"],
+    return {"file": str(path), "backend": "native" if native else "reference",
+            "level": chosen["level"] if native else "reference", "chosen_by": chosen["chosen_by"],
             "not_used": chosen["not_used"], "cpu": cpu_name(), "cpus": available_cpus(),
             "repeats": repeats, "runs": runs}
 
@@ -78,22 +83,27 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def measure(path: str | Path, threads: int, repeats: int, backend: Backend) -> Measurement:
+def measure(path: str | Path, threads: int, repeats: int, backend: Backend, level: str) -> Measurement:
     """One run in this process; the first repeat of everything warms up and is not counted."""
     before = peak_bytes()
     start = time.perf_counter()
-    model = load(path, backend=backend, threads=threads)
+    model = load(path, backend=backend, threads=threads, level=level)
     loaded = time.perf_counter() - start
-    reference = model.level == "reference"
-    text = _cycle(TEXT, PREFILL_BYTES_REFERENCE if reference else PREFILL_BYTES)
-    decoded = _cycle(TEXT, DECODE_BYTES_REFERENCE if reference else DECODE_BYTES)
+    engine = model.engine
+    speed = engine.model.speed(repeats) if isinstance(engine, NativeEngine) else _reference_speed(model, repeats)
+    return {"threads": threads, "load_seconds": loaded, **speed, "peak_bytes": peak_bytes(),
+            "model_bytes": peak_bytes() - before}
+
+
+def _reference_speed(model: Model, repeats: int) -> Measurement:
+    """The fields of the native runtime's `speed`; the reference, which defines bits, has no floor."""
+    text, decoded = _cycle(TEXT, PREFILL_BYTES), _cycle(TEXT, DECODE_BYTES)
     prefill = _repeat(lambda: _prefill_seconds(model, text), repeats)
     decode = _repeat(lambda: _decode_seconds(model, decoded), repeats)
-    first = _repeat(lambda: _first_byte_seconds(model), repeats)
-    return {"threads": threads, "load_seconds": loaded,
-            "prefill": _spread([len(text) / seconds for seconds in prefill]),
+    return {"prefill": _spread([len(text) / seconds for seconds in prefill]),
             "decode": _spread([len(decoded) / seconds for seconds in decode]),
-            "first_byte": _spread(first), "peak_bytes": peak_bytes(), "model_bytes": peak_bytes() - before}
+            "first_byte": _spread(_repeat(lambda: _first_byte_seconds(model), repeats)),
+            "products_per_byte": None, "scan_updates_per_byte": None, "floor": None}
 
 
 def peak_bytes() -> int:
@@ -108,8 +118,9 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _measure_in_process(path: str | Path, threads: int, repeats: int, backend: Backend) -> Measurement:
-    arguments = json.dumps({"path": os.fspath(path), "threads": threads, "repeats": repeats, "backend": backend})
+def _measure_in_process(path: str | Path, threads: int, repeats: int, backend: Backend, level: str) -> Measurement:
+    arguments = json.dumps({"path": os.fspath(path), "threads": threads, "repeats": repeats, "backend": backend,
+                            "level": level})
     search = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run([sys.executable, "-m", "ghost_ref.bench", arguments], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(search)})

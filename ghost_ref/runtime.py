@@ -47,24 +47,27 @@ def have_native() -> bool:
     return True
 
 
-def chosen_level() -> dict[str, Any]:
-    """What `load` picks here: {"level": the instruction set, or reference where the C++ runtime is not built,
-    "chosen_by": GHOST_ISA or default (the best this CPU has), "not_used": {better level of this architecture: why}}.
-    Raises GhostError if GHOST_ISA names a level that cannot run here."""
+def chosen_level(level: str = "") -> dict[str, Any]:
+    """What `load` with this level ("": the default) picks here: {"level": the instruction set, or reference where the
+    C++ runtime is not built, "chosen_by": --level, GHOST_ISA or default (the best this CPU has), "not_used": {better
+    level of this architecture: why}}. Raises GhostError if the level asked for cannot run here."""
     if not have_native():
+        if level:
+            raise GhostError(f"level is {level!r}, but the C++ runtime is not built (GHOST_PURE=1?); leave it out.")
         return {"level": "reference", "chosen_by": "default", "not_used": {}}
     from ghost_ref import _native
 
-    chosen_by = "GHOST_ISA" if os.environ.get("GHOST_ISA") else "default"
+    chosen_by = "--level" if level else "GHOST_ISA" if os.environ.get("GHOST_ISA") else "default"
     try:
-        return {"level": _native.default_level(), "chosen_by": chosen_by, "not_used": _native.levels_not_used()}
+        not_used = _native.levels_not_used(level, chosen_by)
+        return {"level": level or _native.default_level(), "chosen_by": chosen_by, "not_used": not_used}
     except ValueError as error:
         raise GhostError(str(error)) from None
 
 
 def describe_level(chosen: dict[str, Any]) -> str:
     """One line for chosen_level's level, one more for each better one that is not used."""
-    why = "set by GHOST_ISA" if chosen["chosen_by"] == "GHOST_ISA" else "the best this CPU has"
+    why = "the best this CPU has" if chosen["chosen_by"] == "default" else f"set by {chosen['chosen_by']}"
     level = "the NumPy reference" if chosen["level"] == "reference" else f"{chosen['level']} ({why})"
     return "\n".join([f"level: {level}", *(f"  not {name}: {why}" for name, why in chosen["not_used"].items())])
 

@@ -19,7 +19,8 @@ from models import SMALL, random_weights
 
 from ghost_ref import __version__
 from ghost_ref.config import SEP, SamplingConfig
-from ghost_ref.packed import save_packed
+from ghost_ref.packed import estimate_storage, save_packed
+from ghost_ref.parameters import parameter_count
 from ghost_ref.runtime import load
 
 HEADER = ROOT / "ext/capi/ghost.h"
@@ -34,7 +35,8 @@ class Error(c.Structure):
 
 class Info(c.Structure):
     _fields_ = (("config_json", c.c_char_p), ("level", c.c_char_p), ("threads", c.c_int), ("d_model", c.c_int),
-                ("n_layers", c.c_int), ("model_bytes", c.c_size_t), ("state_bytes", c.c_size_t))
+                ("n_layers", c.c_int), ("model_bytes", c.c_size_t), ("state_bytes", c.c_size_t),
+                ("parameters", c.c_int64))
 
 
 class Sampling(c.Structure):
@@ -50,7 +52,8 @@ def folder() -> Path:
 @pytest.fixture(scope="module")
 def library(folder) -> c.CDLL:
     library = c.CDLL(str(folder / "libghost.so.0"))
-    library.ghost_version.restype = library.ghost_level.restype = c.c_char_p
+    for name in ("version", "level", "storage"):
+        getattr(library, f"ghost_{name}").restype = c.c_char_p
     library.ghost_get_info.restype, library.ghost_greedy.restype = Info, Sampling
     for name in ("ghost_get_info", "ghost_free", "ghost_free_state"):
         getattr(library, name).argtypes = [c.c_void_p]
@@ -166,7 +169,7 @@ def test_only_the_interface_is_visible(folder):
         pytest.skip("NOT RUN: no nm")
     listed = subprocess.run(["nm", "-D", "--defined-only", folder / "libghost.so.0"], check=True, capture_output=True)
     names = {line.split()[2] for line in listed.stdout.decode().splitlines()}
-    assert names == set(re.findall(r"(?m)^GHOST_API .*?(\w+)\(", HEADER.read_text())) and len(names) == 13
+    assert names == set(re.findall(r"(?m)^GHOST_API .*?(\w+)\(", HEADER.read_text())) and len(names) == 15
 
 
 MALLOC = r"""
@@ -258,7 +261,12 @@ def test_info(api, reference):
     info = api.library.ghost_get_info(api.model)
     assert info.config_json.decode() == SMALL.to_json() and info.threads == 2
     assert (info.d_model, info.n_layers) == (SMALL.d_model, SMALL.n_layers)
-    assert info.model_bytes > info.state_bytes > 1000
+    assert info.model_bytes > info.state_bytes > 1000 and info.parameters == parameter_count(SMALL)
+    size = c.c_uint64()
+    for index, (kind, expected) in enumerate(estimate_storage(SMALL).items()):
+        assert api.library.ghost_storage(api.model, index, c.byref(size)) == kind.encode() and size.value == expected
+    assert api.library.ghost_storage(api.model, index + 1, c.byref(size)) is None and not size.value
+    assert api.library.ghost_storage(None, 0, None) is api.library.ghost_storage(api.model, -1, None) is None
     levels, missing = [], c.c_char_p()
     while name := api.library.ghost_level(len(levels), c.byref(missing)):
         levels.append(name.decode())
@@ -299,6 +307,30 @@ def test_generation_and_choices(api, reference):
         chosen.append(byte.value)
         logits = api.feed(stopped, bytes([byte.value]))
     assert bytes(chosen) == expected
+
+
+class Spread(c.Structure):
+    _fields_ = (("median", c.c_double), ("lowest", c.c_double), ("highest", c.c_double))
+
+
+class Speed(c.Structure):
+    _fields_ = (("prefill", Spread), ("decode", Spread), ("first_byte", Spread), ("products_per_byte", c.c_double),
+                ("scan_updates_per_byte", c.c_double), ("instruction", c.c_char_p), ("integer_peak", Spread),
+                ("float_peak", Spread), ("times_floor", Spread))
+
+
+def test_speed(api, library, path):
+    speed = Speed()
+    api.call("ghost_measure", api.model, 2, c.byref(speed))
+    for spread in (speed.prefill, speed.decode, speed.first_byte):
+        assert 0 < spread.lowest <= spread.median <= spread.highest
+    assert 0 < speed.scan_updates_per_byte < speed.products_per_byte
+    assert (speed.instruction is None) == (speed.times_floor.median == 0) == (speed.integer_peak.median == 0)
+    for sentence, *arguments in (("repeats must be in 1..1000, got 0", api.model, 0, c.byref(speed)),
+                                 ("repeats must be in 1..1000, got 1001", api.model, 1001, c.byref(speed)),
+                                 ("speed is NULL", api.model, 1, None), ("model is NULL", None, 1, c.byref(speed))):
+        with pytest.raises(ValueError, match=sentence):
+            api.call("ghost_measure", *arguments)
 
 
 def test_a_model_lives_as_long_as_its_states(library, path, reference):

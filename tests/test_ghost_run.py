@@ -258,9 +258,10 @@ def test_help_and_version(program):
 def test_info(program, path):
     report = json.loads(call(program, "info", path, "--json", "--threads=2").stdout)
     assert report["config"] == SMALL.to_dict() and report["bytes"] == os.path.getsize(path)
-    assert report["threads"] == 2 and report["model_bytes"] > report["state_bytes"] > 0
+    runtime = report["runtime"]
+    assert runtime["threads"] == 2 and runtime["model_bytes"] > runtime["state_bytes"] > 0
     text = call(program, "info", path, "--level=scalar").stdout.decode()
-    assert f"{os.path.getsize(path):,} bytes" in text and "level: scalar (set by --level)" in text
+    assert f"{os.path.getsize(path):,}" in text and "level: scalar (set by --level)" in text
     better = re.findall(r"^  not (\w+): (this CPU|the operating system|--level asks for scalar)", text, re.MULTILINE)
     assert len(better) == text.count("\n  not ")
     for name, value in SMALL.to_dict().items():

@@ -9,8 +9,10 @@
 #include <random>
 #include <vector>
 
+#include "dispatch.h"
 #include "fp_control.h"
-#include "measure.h"
+#include "peaks.h"
+#include "stopwatch.h"
 
 namespace ghost_bench {
 
@@ -146,10 +148,14 @@ extern "C" double ghost_seconds(void* problem, const char* level, double seconds
   if (kernels == nullptr) return -1;
   const ghost::FpControl control;
   Problem& p = *static_cast<Problem*>(problem);
-  return ghost_bench::seconds_per_call(seconds, [&] {
+  return ghost::seconds_per_call(seconds, [&] {
     if (quantise != 0) p.quantise(*kernels);
     p.run(*kernels);
   });
 }
 
 extern "C" void ghost_problem_free(void* problem) { delete static_cast<Problem*>(problem); }
+
+// The limits of ext/core/peaks.h.
+extern "C" double ghost_limit(const char* name, double seconds) { return ghost::limit(name, seconds); }
+extern "C" double ghost_read_rate(double bytes, double seconds) { return ghost::read_rate(bytes, seconds); }

@@ -5,6 +5,7 @@
 #include "arrays.h"
 #include "crc32c.h"
 #include "dispatch.h"
+#include "measure.h"
 #include "model_object.h"
 
 namespace ghost {
@@ -140,12 +141,12 @@ std::vector<std::string> levels() {
   return names;
 }
 
-py::dict better_levels(const std::string& level) {
+py::dict better_levels(const std::string& level, const std::string& chosen_by) {
   const Kernels* kernels = nullptr;
   throw_value_error(select_kernels(level, &kernels));
   LevelNotUsed found[kMaxLevels];
   py::dict reasons;
-  for (int i = 0, count = levels_not_used(kernels, level.empty() ? "GHOST_ISA" : "the caller", found); i < count; ++i) {
+  for (int i = 0, count = levels_not_used(kernels, chosen_by, found); i < count; ++i) {
     reasons[py::str(found[i].name)] = found[i].reason;
   }
   return reasons;
@@ -163,16 +164,48 @@ py::tuple processed(const PyState& self) {
   return py::make_tuple(std::vector<int64_t>(copy->processed.begin(), copy->processed.end()), copy->seen);
 }
 
+py::tuple work(const PyState& self) {
+  std::unique_ptr<State> copy;
+  throw_runtime_error((*self.model)->fork(self.state.get(), &copy));
+  const Work work = work_of((*self.model)->config(), *copy);
+  return py::make_tuple(work.bytes, work.products, work.updates);
+}
+
+py::dict spread(const Spread& s) {
+  return py::dict(py::arg("median") = s.median, py::arg("lowest") = s.lowest, py::arg("highest") = s.highest);
+}
+
+py::dict speed(const PyModel& self, int repeats) {
+  Model* model = self.running();
+  Speed found;
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = measure_speed(model, repeats, &found);
+  }
+  throw_value_error(status);
+  py::object floor = py::none();
+  if (found.peaks != nullptr) {
+    floor = py::dict(py::arg("times") = spread(found.times_floor), py::arg("instruction") = found.peaks->instruction,
+                     py::arg("integer_peak") = spread(found.integer_peak),
+                     py::arg("float_peak") = spread(found.float_peak));
+  }
+  return py::dict(py::arg("prefill") = spread(found.prefill), py::arg("decode") = spread(found.decode),
+                  py::arg("first_byte") = spread(found.first_byte), py::arg("products_per_byte") = found.products,
+                  py::arg("scan_updates_per_byte") = found.updates, py::arg("floor") = floor);
+}
+
 void bind_model(py::module_* m) {
   py::class_<PyState>(*m, "State", "The recurrent state of one stream.")
       .def("fork", &fork)
       .def("to_dict", &to_dict)
       .def("load_dict", &load_dict, py::arg("values"))
       .def("processed", &processed)
+      .def_property_readonly("bytes", [](const PyState& self) { return self.state->bytes(); })
+      .def("work", &work)
       .def_property_readonly("position", [](const PyState& self) { return self.state->position.load(); });
   py::class_<PyModel, ModelPointer> model(*m, "Model", "A packed model.");
-  model
-      .def(py::init(&load_model), py::arg("path"), py::arg("threads") = 1, py::arg("level") = "")
+  model.def(py::init(&load_model), py::arg("path"), py::arg("threads") = 1, py::arg("level") = "")
       .def_property_readonly("config_json", [](const PyModel& self) { return self->config_json(); })
       .def_property_readonly("level", [](const PyModel& self) { return self->level(); })
       .def_property_readonly("threads", [](const PyModel& self) { return self->threads(); })
@@ -181,6 +214,7 @@ void bind_model(py::module_* m) {
       .def("new_state", &new_state)
       .def("forward", &forward, py::arg("state"), py::arg("tokens"), py::arg("logits") = "all",
            py::arg("hidden") = false)
+      .def("speed", &speed, py::arg("repeats"))
       .def("set_memory", &set_memory, py::arg("keys"), py::arg("values"), py::arg("counts"));
   bind_streams(&model);
 }
@@ -193,7 +227,8 @@ PYBIND11_MODULE(_native, m, pybind11::mod_gil_not_used()) {
   m.doc() = "The Ghost runtime (ext/core).";
   m.def("levels", &ghost::levels);
   m.def("default_level", &ghost::default_level);
-  m.def("levels_not_used", &ghost::better_levels, pybind11::arg("level") = "");
+  m.def("levels_not_used", &ghost::better_levels, pybind11::arg("level") = "",
+        pybind11::arg("chosen_by") = "GHOST_ISA");
   m.def("crc32c", &ghost::checksum, pybind11::arg("buffer"), pybind11::arg("before") = 0);
   ghost::bind_model(&m);
   ghost::bind_kernels(&m);

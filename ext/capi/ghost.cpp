@@ -9,8 +9,7 @@
 #include <new>
 
 #include "../core/dispatch.h"
-#include "../core/fp_control.h"
-#include "../core/model.h"
+#include "../core/measure.h"
 
 using ghost::Status;
 
@@ -19,7 +18,6 @@ static_assert(GHOST_VOCABULARY == ghost::kVocabulary && GHOST_MOST_THREADS == gh
 
 struct ghost_model {
   std::unique_ptr<ghost::Model> model;
-  const ghost::Kernels* kernels = nullptr;
   size_t state_bytes = 0;
   std::atomic<long> owners{1};  // the caller's handle and every state
 };
@@ -97,6 +95,8 @@ Status check_sampling(const ghost_sampling& s) {
   return Status();
 }
 
+ghost_spread spread_of(const ghost::Spread& s) { return {s.median, s.lowest, s.highest}; }
+
 ghost::SamplingOptions options_of(const ghost_sampling& s) { return {s.temp, s.top_k, s.top_p, s.min_p, s.seed}; }
 
 }  // namespace
@@ -115,7 +115,6 @@ int ghost_load(const char* path, int threads, const char* level, ghost_model** m
     std::unique_ptr<ghost_model> loaded(new (std::nothrow) ghost_model);
     if (loaded == nullptr) return no_memory();
     Status status = ghost::Model::load(path, threads, level == nullptr ? "" : level, &loaded->model);
-    if (status.ok()) status = ghost::select_kernels(loaded->model->level(), &loaded->kernels);
     std::unique_ptr<ghost::State> state;
     if (status.ok()) status = loaded->model->new_state(&state);
     if (!status.ok()) return status;
@@ -130,7 +129,7 @@ void ghost_free(ghost_model* model) {
 }
 
 ghost_info ghost_get_info(ghost_model* model) {
-  ghost_info info = {"", "", 0, 0, 0, 0, 0};
+  ghost_info info = {"", "", 0, 0, 0, 0, 0, 0};
   if (model == nullptr) return info;
   const ghost::Config& config = model->model->config();
   info.config_json = model->model->config_json().c_str();
@@ -140,7 +139,18 @@ ghost_info ghost_get_info(ghost_model* model) {
   info.n_layers = config.n_layers;
   info.model_bytes = model->model->memory_bytes();
   info.state_bytes = model->state_bytes;
+  info.parameters = model->model->parameters();
   return info;
+}
+
+const char* ghost_storage(ghost_model* model, int index, uint64_t* bytes) {
+  if (bytes != nullptr) *bytes = 0;
+  if (model == nullptr || index < 0) return nullptr;
+  const std::vector<ghost::StorageKind>& kinds = model->model->storage();
+  if (static_cast<size_t>(index) >= kinds.size()) return nullptr;
+  const ghost::StorageKind& kind = kinds[static_cast<size_t>(index)];
+  if (bytes != nullptr) *bytes = kind.bytes;
+  return kind.name;
 }
 
 const char* ghost_level(int index, const char** missing) {
@@ -200,8 +210,7 @@ int ghost_choose(ghost_model* model, const float* logits, const ghost_sampling* 
     if (byte == nullptr) return missing("byte");
     const ghost_sampling how = sampling == nullptr ? ghost_greedy() : *sampling;
     if (Status status = check_sampling(how); !status.ok()) return status;
-    const ghost::FpControl control;
-    const int choice = model->kernels->choose_byte(logits, options_of(how), step);
+    const int choice = model->model->choose(logits, options_of(how), step);
     if (choice < 0) return Status::error("The logits are not finite.");
     *byte = static_cast<uint8_t>(choice);
     return Status();
@@ -235,5 +244,18 @@ int ghost_generate(ghost_state* state, const uint8_t* prompt, size_t n, const gh
     const Status status = state->model->model->generate(&stream, 1, take, &sink);
     if (reached_eos != nullptr) *reached_eos = stream.reached_eos ? 1 : 0;
     return status;
+  });
+}
+
+int ghost_measure(ghost_model* model, int repeats, ghost_speed* speed, ghost_error* error) {
+  return guarded(error, [&] {
+    if (model == nullptr) return missing("model");
+    if (speed == nullptr) return missing("speed");
+    ghost::Speed found;
+    if (Status status = ghost::measure_speed(model->model.get(), repeats, &found); !status.ok()) return status;
+    *speed = {spread_of(found.prefill), spread_of(found.decode), spread_of(found.first_byte), found.products,
+              found.updates, found.peaks == nullptr ? nullptr : found.peaks->instruction,
+              spread_of(found.integer_peak), spread_of(found.float_peak), spread_of(found.times_floor)};
+    return Status();
   });
 }

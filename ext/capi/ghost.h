@@ -62,9 +62,14 @@ typedef struct ghost_info {
   int threads, d_model, n_layers;
   size_t model_bytes; /* of memory: weights and work space, of all threads */
   size_t state_bytes; /* of memory, each state */
+  int64_t parameters; /* trained ones */
 } ghost_info;
 
 GHOST_API ghost_info ghost_get_info(ghost_model* model);
+
+/* What the file spends its bytes on: the name of kind number `index` ("trits (1.6 bit)", ..., "header", "total"), NULL
+ * beyond the last. *bytes (may be NULL): how many. */
+GHOST_API const char* ghost_storage(ghost_model* model, int index, uint64_t* bytes);
 
 /* Level number `index` of those made for this kind of CPU, slowest first; NULL beyond the last. *missing: NULL if it
  * can run here, else why not. The strings are constants. */
@@ -114,6 +119,28 @@ typedef int (*ghost_on_byte)(void* context, uint8_t byte);
 GHOST_API int ghost_generate(ghost_state* state, const uint8_t* prompt, size_t n, const ghost_sampling* sampling,
                              size_t max_bytes, ghost_on_byte on_byte, void* context, int* reached_eos,
                              ghost_error* error);
+
+/* --- speed -------------------------------------------------------------------------------------------------------- */
+
+typedef struct ghost_spread {
+  double median, lowest, highest;
+} ghost_spread;
+
+/* The floor of a byte is what its integer products would take at `instruction`'s peak, and its scan updates, 26 float
+ * operations each, at that of multiplications and additions: both measured in the same turns on one core, divided by
+ * the model's threads. */
+typedef struct ghost_speed {
+  ghost_spread prefill;    /* bytes per second, 1024 bytes at once */
+  ghost_spread decode;     /* bytes per second, 256 bytes one by one, a byte chosen after each */
+  ghost_spread first_byte; /* seconds, from a fresh state through a 64-byte prompt to the first byte chosen */
+  double products_per_byte, scan_updates_per_byte; /* of decoding, by the layers that the routers chose */
+  const char* instruction;               /* NULL: the level has no such peak (scalar), and what follows is 0 */
+  ghost_spread integer_peak, float_peak; /* multiply-accumulates and float operations per second, one core */
+  ghost_spread times_floor;              /* time of a decoded byte, in floors */
+} ghost_speed;
+
+/* Measures how fast the model runs here: `repeats` turns (1..1000) after one that warms up. */
+GHOST_API int ghost_measure(ghost_model* model, int repeats, ghost_speed* speed, ghost_error* error);
 
 #ifdef __cplusplus
 }

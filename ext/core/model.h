@@ -4,6 +4,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "memory.h"
 #include "pass.h"
@@ -74,11 +75,16 @@ class Model {
   // Feeds and judges many texts together. (generate.cpp)
   Status judge(const Judged* texts, int64_t count, const Poll& poll = {});
 
+  // The next byte from logits [256], number `step` of its text; -1 if they are not finite.
+  int choose(const float* logits, const SamplingOptions& sampling, uint64_t step) const;
+
   // Replaces the snapshot that memory layers query (memory.h); entries = 0 clears it.
   Status set_memory(const float* keys, const uint8_t* values, const int32_t* counts, int64_t entries);
 
   const Config& config() const { return weights_.config; }
   const std::string& config_json() const { return weights_.config_json; }
+  int64_t parameters() const { return weights_.parameters; }
+  const std::vector<StorageKind>& storage() const { return weights_.storage; }
   const char* level() const { return kernels_->name; }
   int threads() const { return team_.threads(); }
   size_t memory_bytes();

@@ -21,6 +21,7 @@ class Loader {
   const Status& status() const { return status_; }
   size_t taken() const { return taken_; }
   size_t bytes() const { return bytes_; }
+  int64_t parameters() const { return parameters_; }
 
   void no_memory() { fail("there is not enough memory to load it"); }
 
@@ -135,10 +136,12 @@ class Loader {
       return nullptr;
     }
     ++taken_;
+    parameters_ += parameters_of(*tensor);
     return tensor;
   }
 
   const TensorInfo* take_trits(const std::string& name, int rows, int columns) {
+    parameters_ += int64_t{rows} * columns + rows;  // and the thresholds, which have done their work
     return take(name + ".trits", Dtype::U8, {(int64_t{rows} * columns + kTritsPerByte - 1) / kTritsPerByte});
   }
 
@@ -172,6 +175,7 @@ class Loader {
   Status status_;
   size_t taken_ = 0;
   size_t bytes_ = 0;
+  int64_t parameters_ = 0;
 };
 
 void load_mixer(Loader* loader, const std::string& name, const Config& config, const Kernels& kernels,
@@ -287,6 +291,8 @@ Status load_weights(const std::string& path, const Kernels& kernels, Weights* we
     return Status::error(path + ": it holds tensors that are not part of the model its config describes.");
   }
   weights->bytes = loader.bytes();
+  weights->parameters = loader.parameters();
+  weights->storage = storage_of(container.value, source.size());
   return Status();
 }
 

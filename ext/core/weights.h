@@ -10,6 +10,7 @@
 #include "kernels.h"
 #include "matrix.h"
 #include "status.h"
+#include "storage.h"
 
 namespace ghost {
 
@@ -65,7 +66,9 @@ struct Weights {
   Vector surprise_bias;
   Buffer<LayerWeights> layers;
   Vector norm_f;  // d
-  size_t bytes = 0;  // of memory, all weights
+  size_t bytes = 0;        // of memory, all weights
+  int64_t parameters = 0;  // trained ones
+  std::vector<StorageKind> storage;  // of the file
 };
 
 // Reads and checks the packed file at `path` (docs/file-format.md). The error is a sentence that names the file.

@@ -52,6 +52,12 @@ def add_threads(parser: Parser) -> None:
                         help="threads of the C++ runtime (default 1; the answer never depends on it)")
 
 
+def add_level(parser: Parser) -> None:
+    """--level of the native runtime."""
+    parser.add_argument("--level", default="", metavar="NAME",
+                        help="instruction set (default: GHOST_ISA from the environment, or the best this CPU has)")
+
+
 def add_fields(parser: Parser, config: type[Config], names: Sequence[str]) -> None:
     """One flag per named field: name, type, help and default are the field's."""
     kinds = typing.get_type_hints(config)

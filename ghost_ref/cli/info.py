@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ghost_ref.cli.flags import Parser, add_json
+from ghost_ref.cli.flags import Parser, add_json, add_level, add_threads
 from ghost_ref.cli.output import Report, print_report, table
 from ghost_ref.config import ModelConfig
 
@@ -18,21 +18,32 @@ EXAMPLES = ("ghost info qa20.ghost", "ghost info qa20.ghost --json", "ghost info
 def main(argv: Sequence[str]) -> int:
     parser = Parser("info", DESCRIPTION, EXAMPLES)
     parser.add_argument("path", metavar="FILE.ghost|DIR", type=Path)
+    add_threads(parser)
+    add_level(parser)
     add_json(parser)
     args = parser.parse(argv)
-    report = run_report(args.path) if args.path.is_dir() else file_report(args.path)
+    report = run_report(args.path) if args.path.is_dir() else file_report(args.path, args.threads, args.level)
     print_report(report, args.json, _text)
     return 0
 
 
-def file_report(path: Path) -> Report:
-    """A packed file: header, checksum and shapes are checked in pieces, so that a large one takes little time and no
-    memory. Raises GhostError if it is no sound packed model."""
+def file_report(path: Path, threads: int = 1, level: str = "") -> Report:
+    """A packed file, and what runs it here: the fields of `ghost-run info --json`. The runtime loads the file, which
+    checks all of it; without the runtime it is checked in pieces. Raises GhostError if it is no sound packed model, or
+    the level cannot run here."""
+    from ghost_ref.bench import available_cpus
+    from ghost_ref.engines import NativeEngine
     from ghost_ref.packed import check_packed
-    from ghost_ref.runtime import chosen_level
+    from ghost_ref.runtime import chosen_level, have_native
 
+    chosen = chosen_level(level)
+    memory: dict[str, int | None] = {"model_bytes": None, "state_bytes": None}
+    if have_native():
+        engine = NativeEngine(path, threads, level)
+        memory = {"model_bytes": engine.model.memory_bytes(), "state_bytes": engine.new_state().bytes}
     config = check_packed(path)
-    return {"file": str(path), "bytes": path.stat().st_size, **_model_report(config), "runtime": chosen_level()}
+    return {"file": str(path), "bytes": path.stat().st_size, **_model_report(config),
+            "runtime": {**chosen, "threads": threads, "cpus": available_cpus(), **memory}}
 
 
 def run_report(directory: Path) -> Report:
@@ -56,8 +67,6 @@ def _model_report(config: ModelConfig) -> dict[str, Any]:
 
 
 def _text(report: Report) -> str:
-    from ghost_ref.runtime import describe_level
-
     name = report.get("file") or report.get("run")
     sections = [f"{name}: {report['parameters']:,} parameters", _fields(report["config"])]
     if storage := report["storage"]:
@@ -67,7 +76,7 @@ def _text(report: Report) -> str:
         bits = 8 * storage["total"] / report["parameters"]
         sections.append(table([["kind", "bytes", "share"], *rows], [1, 2]) + f"\n{bits:.2f} bits per parameter")
     if "runtime" in report:
-        sections.append(describe_level(report["runtime"]))
+        sections.append(_runtime(report["runtime"]))
     if "run" in report:
         sections.append(f"training kernels: {report['training_kernels']}")
         sections.append("progress\n" + _fields(report["progress"]))
@@ -75,6 +84,15 @@ def _text(report: Report) -> str:
         files = [[file, f"{size:,}"] for file, size in report["files"].items()]
         sections.append(table([["files", "bytes"], *files], [1]))
     return "\n\n".join(sections)
+
+
+def _runtime(runtime: Report) -> str:
+    from ghost_ref.runtime import describe_level
+
+    lines = [describe_level(runtime), f"threads: {runtime['threads']} (this machine has {runtime['cpus']} CPUs)"]
+    if runtime["model_bytes"] is not None:
+        lines.append(f"memory: {runtime['model_bytes']:,} bytes, and {runtime['state_bytes']:,} for each state")
+    return "\n".join(lines)
 
 
 def _fields(values: dict[str, Any]) -> str:

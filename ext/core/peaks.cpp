@@ -1,22 +1,52 @@
-// What one core of this machine can do at most, the yardsticks of kernel_speed.py.
-//
 // Every loop has more independent accumulators than latency times units, keeps them in registers, and passes them
 // through an empty asm statement, so that nothing is hoisted, merged or dropped.
-#include <cstddef>
+#include "peaks.h"
+
 #include <cstdlib>
 #include <cstring>
 
-#include "measure.h"
+#include "dispatch.h"
+#include "stopwatch.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
-namespace ghost_bench {
+#ifdef __clang__
+#define GHOST_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define GHOST_UNROLL _Pragma("GCC unroll 12")
+#endif
+
+namespace ghost {
 namespace {
 
+bool runs_here(const char* level) {
+  Level levels[kMaxLevels];
+  for (int i = 0, count = known_levels(levels); i < count; ++i) {
+    if (std::strcmp(levels[i].name, level) == 0) return levels[i].missing == nullptr;
+  }
+  return false;
+}
+
+// A loop: `per_iteration` multiply-accumulates or float operations.
+struct Loop {
+  const char* name;
+  const char* level;  // the level whose CPUs can run it
+  double per_iteration;
+  void (*run)(long iterations);
+};
+
 constexpr int kSums = 12;
+#define GHOST_EACH GHOST_UNROLL for (int i = 0; i < kSums; ++i)
+constexpr int kFew = 7;  // of two kinds, and an operand, in 16 registers
+#define GHOST_FEW GHOST_UNROLL for (int i = 0; i < kFew; ++i)
+
+#if defined(__x86_64__)
+
 #define GHOST_KEEP(v) asm volatile("" : "+v"(v))
-#define GHOST_EACH _Pragma("GCC unroll 12") for (int i = 0; i < kSums; ++i)
 
 __attribute__((target("avx512f,avx512vnni"))) void vnni512(long n) {
   __m512i u = _mm512_set1_epi8(1), w = u, sums[kSums];
@@ -98,6 +128,20 @@ __attribute__((target("avx512f"))) void muladd512(long n) {
   }
 }
 
+__attribute__((target("avx2"))) void muladd256(long n) {
+  __m256 u = _mm256_set1_ps(1.0f), sums[kFew], products[kFew];
+  GHOST_KEEP(u);
+  GHOST_FEW sums[i] = products[i] = _mm256_set1_ps(1.0f);
+  for (long k = 0; k < n; ++k) {
+    GHOST_FEW {
+      sums[i] = _mm256_add_ps(sums[i], u);
+      GHOST_KEEP(sums[i]);
+      products[i] = _mm256_mul_ps(products[i], u);
+      GHOST_KEEP(products[i]);
+    }
+  }
+}
+
 // Reads `bytes` (a multiple of 1024) from start to end, n times.
 __attribute__((target("avx2"))) void read256(const char* memory, size_t bytes, long n) {
   __m256i sums[8] = {};
@@ -125,47 +169,121 @@ __attribute__((target("avx512f"))) void read512(const char* memory, size_t bytes
   }
 }
 
-struct Loop {
-  const char* name;
-  const char* level;     // the level whose CPUs can run it
-  double per_iteration;  // multiply-accumulates or float operations
-  void (*run)(long iterations);
-};
-
 constexpr Loop kLoops[] = {
     {"vnni512", "avx512vnni", kSums * 64.0, vnni512}, {"vnni256", "avxvnni", kSums * 32.0, vnni256},
     {"maddubs256", "avx2", kSums * 32.0, maddubs256}, {"lookup256", "avx2", kSums * 64.0, lookup256},
     {"fma512", "avx512vnni", kSums * 32.0, fma512},   {"muladd512", "avx512vnni", kSums * 32.0, muladd512},
+    {"muladd256", "avx2", kFew * 16.0, muladd256},
 };
-constexpr long kBatch = 100000;  // iterations between two looks at the clock
+
+#elif defined(__aarch64__)
+
+#define GHOST_KEEP(v) asm volatile("" : "+w"(v))
+
+#ifdef __clang__
+__attribute__((target("dotprod")))
+#else
+__attribute__((target("arch=armv8.2-a+dotprod")))
+#endif
+void sdot128(long n) {
+  int8x16_t u = vdupq_n_s8(1), w = u;
+  int32x4_t sums[kSums];
+  GHOST_KEEP(u);
+  GHOST_KEEP(w);
+  GHOST_EACH sums[i] = vdupq_n_s32(0);
+  for (long k = 0; k < n; ++k) {
+    GHOST_EACH {
+      sums[i] = vdotq_s32(sums[i], u, w);
+      GHOST_KEEP(sums[i]);
+    }
+  }
+}
+
+// The widening multiply-accumulate of plain NEON, without the additions that empty its 16-bit sums now and then.
+void smlal128(long n) {
+  int8x8_t u = vdup_n_s8(1), w = u;
+  int16x8_t sums[kSums];
+  GHOST_KEEP(u);
+  GHOST_KEEP(w);
+  GHOST_EACH sums[i] = vdupq_n_s16(0);
+  for (long k = 0; k < n; ++k) {
+    GHOST_EACH {
+      sums[i] = vmlal_s8(sums[i], u, w);
+      GHOST_KEEP(sums[i]);
+    }
+  }
+}
+
+void muladd128(long n) {
+  float32x4_t u = vdupq_n_f32(1.0f), sums[kSums], products[kSums];
+  GHOST_KEEP(u);
+  GHOST_EACH sums[i] = products[i] = vdupq_n_f32(1.0f);
+  for (long k = 0; k < n; ++k) {
+    GHOST_EACH {
+      sums[i] = vaddq_f32(sums[i], u);
+      GHOST_KEEP(sums[i]);
+      products[i] = vmulq_f32(products[i], u);
+      GHOST_KEEP(products[i]);
+    }
+  }
+}
+
+constexpr Loop kLoops[] = {
+    {"sdot128", "neondot", kSums * 16.0, sdot128},
+    {"smlal128", "neon", kSums * 8.0, smlal128},
+    {"muladd128", "neon", kSums * 8.0, muladd128},
+};
+
+#else
+
+constexpr Loop kLoops[] = {{"", "", 0, nullptr}};
+
+#endif
+
+constexpr long kBatch = 20000;  // iterations between two looks at the clock
+
+constexpr Peaks kPeaks[] = {
+    {"avx512vnni", "vnni512", "muladd512", "vpdpbusd, 512 bits"},
+    {"avxvnni", "vnni256", "muladd256", "vpdpbusd, 256 bits"},
+    {"avx2", "maddubs256", "muladd256", "vpmaddubsw and vpaddw, 256 bits"},
+    {"neondot", "sdot128", "muladd128", "sdot, 128 bits"},
+    {"neon", "smlal128", "muladd128", "smlal, 128 bits"},
+};
 
 }  // namespace
-}  // namespace ghost_bench
 
-// Multiply-accumulates or float operations per second of a loop above; -1 where this CPU cannot run it.
-extern "C" double ghost_limit(const char* name, double seconds) {
-  using namespace ghost_bench;
+double limit(const char* name, double seconds) {
   for (const Loop& loop : kLoops) {
-    if (std::strcmp(loop.name, name) != 0 || kernels_at(loop.level) == nullptr) continue;
+    if (std::strcmp(loop.name, name) != 0 || !runs_here(loop.level)) continue;
     return kBatch * loop.per_iteration / seconds_per_call(seconds, [&] { loop.run(kBatch); });
   }
   return -1;
 }
 
-// Bytes per second that one core reads from `bytes` of memory, over and over; -1 without AVX2 or memory.
-extern "C" double ghost_read_rate(double bytes, double seconds) {
-  using namespace ghost_bench;
+const Peaks* peaks_of(const char* level) {
+  for (const Peaks& peaks : kPeaks) {
+    if (std::strcmp(peaks.level, level) == 0 && runs_here(level)) return &peaks;
+  }
+  return nullptr;
+}
+
+double read_rate(double bytes, double seconds) {
+#if defined(__x86_64__)
+  if (!runs_here("avx2")) return -1;
   const size_t size = static_cast<size_t>(bytes) / 1024 * 1024;
   char* memory = static_cast<char*>(std::aligned_alloc(4096, (size + 4095) / 4096 * 4096));
-  if (memory == nullptr || kernels_at("avx2") == nullptr) return -1;
+  if (memory == nullptr) return -1;
   std::memset(memory, 1, size);
-  const bool wide = kernels_at("avx512vnni") != nullptr;
+  const bool wide = runs_here("avx512vnni");
   const long times = size < (1 << 22) ? static_cast<long>((1 << 22) / size) : 1;
   const double taken = seconds_per_call(seconds, [&] { (wide ? read512 : read256)(memory, size, times); });
   std::free(memory);
   return static_cast<double>(size) * static_cast<double>(times) / taken;
-}
 #else
-extern "C" double ghost_limit(const char*, double) { return -1; }
-extern "C" double ghost_read_rate(double, double) { return -1; }
+  static_cast<void>(bytes);
+  static_cast<void>(seconds);
+  return -1;
 #endif
+}
+
+}  // namespace ghost

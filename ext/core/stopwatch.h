@@ -1,15 +1,11 @@
-// Time taken by one call, without anything of Python's in it.
+// Time taken by one call.
 #pragma once
 
 #include <chrono>
 
-#include "dispatch.h"
+namespace ghost {
 
-namespace ghost_bench {
-
-// The kernels of a level, nullptr where this CPU (or build) does not have it.
-const ghost::Kernels* kernels_at(const char* level);
-
+// Seconds since some moment.
 inline double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -29,4 +25,4 @@ double seconds_per_call(double seconds, Body body) {
   return (stop - start) / static_cast<double>(calls);
 }
 
-}  // namespace ghost_bench
+}  // namespace ghost
