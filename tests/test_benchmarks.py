@@ -170,19 +170,6 @@ def test_the_shapes_of_the_gguf_model(tmp_path):
     assert len(tensors) == 2 + 6 * 10
 
 
-def test_the_floor_counts_what_was_processed():
-    from random_model import shape
-
-    pytest.importorskip("kernel_speed", reason="needs the kernels' benchmark")
-    from v12_speed import integer_products, scan_updates
-
-    config = shape("mamba-d512")
-    layer = 2048 * 512 + 64 * 1024 + 1024 * 32 + 512 * 1024
-    assert integer_products(config, [1.0] * 6) == 256 * 512 + 512 * 2048 + 6 * layer
-    assert integer_products(config, [0.5] * 6) == 256 * 512 + 512 * 2048 + 3 * layer
-    assert scan_updates(config, [1.0] * 3 + [0.0] * 3) == 3 * 1024 * 16
-
-
 def test_programs_that_are_missing_are_one_sentence(tmp_path, monkeypatch):
     from llama_cpp import programs
 

@@ -157,7 +157,7 @@ Status Model::generate(Continuation* streams, int64_t count, ByteSink sink, void
     streams[i].reached_eos = false;
     batch->reader(i) = {streams[i].state, streams[i].prompt, streams[i].n, streams[i].max_bytes == 0, 0, 0};
   }
-  const int64_t together = std::min(count, std::max<int64_t>(kTogether, team_.size()));
+  const int64_t together = std::min(count, std::max<int64_t>(kTogether, team_.threads()));
   for (int64_t started = 0, ended = 0; ended < count;) {
     for (; started < std::min(count, ended + together); ++started) batch->push(started);
     if (!batch->goes_on(poll)) return interrupted();
