@@ -11,6 +11,11 @@ typedef __m512 lanes;
 
 GHOST_INLINE lanes lanes_of(float x) { return _mm512_set1_ps(x); }
 GHOST_INLINE lanes lanes_multiply_add(lanes a, lanes b, lanes c) { return _mm512_fmadd_ps(a, b, c); }
+GHOST_INLINE lanes lanes_abs(lanes x) { return _mm512_abs_ps(x); }
+GHOST_INLINE lanes lanes_larger(lanes a, lanes b) { return _mm512_max_ps(a, b); } /* b where a is NaN */
+GHOST_INLINE lanes lanes_where_larger(lanes a, lanes b) { /* a > b ? a : 0 */
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), a);
+}
 
 /* vector_exp, but that only x above 88.73 gives inf. */
 GHOST_INLINE lanes lanes_exp(lanes x) {
@@ -32,6 +37,14 @@ typedef float lanes __attribute__((vector_size(64)));
 
 GHOST_INLINE lanes lanes_of(float x) { return (lanes){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 GHOST_INLINE lanes lanes_multiply_add(lanes a, lanes b, lanes c) { return a * b + c; }
+
+typedef int32_t lane_bits __attribute__((vector_size(64)));
+GHOST_INLINE lanes lanes_abs(lanes x) { return (lanes)((lane_bits)x & 0x7fffffff); }
+GHOST_INLINE lanes lanes_larger(lanes a, lanes b) { /* b where a is NaN */
+    const lane_bits chosen = a > b;
+    return (lanes)(((lane_bits)a & chosen) | ((lane_bits)b & ~chosen));
+}
+GHOST_INLINE lanes lanes_where_larger(lanes a, lanes b) { return (lanes)((lane_bits)a & (a > b)); } /* a > b ? a : 0 */
 
 GHOST_INLINE lanes lanes_exp(lanes x) {
     float values[LANES];

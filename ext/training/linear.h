@@ -85,15 +85,15 @@ static void pack_rows(const struct pack_args* a) {
         }
         uint8_t* codes = a->codes + row / BLOCK_ROWS * packs * BLOCK_ROWS * PACK + row % BLOCK_ROWS * PACK;
         const ptrdiff_t whole = a->columns / PACK;
-        const uint8_t o = (uint8_t)a->offset;
+        const uint32_t offsets = (uint32_t)a->offset * 0x01010101u, high = 0x80808080u;
         for (ptrdiff_t p = 0; p < whole; p++) {
-            const uint8_t four[PACK] = {(uint8_t)((uint8_t)weight[4 * p] + o), (uint8_t)((uint8_t)weight[4 * p + 1] + o),
-                                        (uint8_t)((uint8_t)weight[4 * p + 2] + o),
-                                        (uint8_t)((uint8_t)weight[4 * p + 3] + o)};
-            memcpy(codes + p * BLOCK_ROWS * PACK, four, PACK);
+            uint32_t four;
+            memcpy(&four, weight + p * PACK, PACK);
+            four = ((four & ~high) + (offsets & ~high)) ^ ((four ^ offsets) & high); /* byte by byte, no carry */
+            memcpy(codes + p * BLOCK_ROWS * PACK, &four, PACK);
         }
         for (ptrdiff_t i = whole * PACK; i < a->columns; i++)
-            codes[whole * BLOCK_ROWS * PACK + i % PACK] = (uint8_t)((uint8_t)weight[i] + o);
+            codes[whole * BLOCK_ROWS * PACK + i % PACK] = (uint8_t)(weight[i] + a->offset);
     }
 }
 

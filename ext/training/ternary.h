@@ -2,7 +2,7 @@
 #ifndef GHOST_TRAINING_TERNARY_H
 #define GHOST_TRAINING_TERNARY_H
 
-#include "vector_math.h"
+#include "lanes.h"
 
 enum { SUM_LANES = 16 };
 
@@ -20,25 +20,23 @@ static void ternarise_rows(const struct ternary_args* a) {
     for (ptrdiff_t row = 0; row < a->rows; row++) {
         const float* restrict w = a->weight + row * k;
         int8_t* restrict trits = a->trits + row * k;
-        float lanes[SUM_LANES] = {0}, largest[SUM_LANES] = {0};
-        for (ptrdiff_t i = 0; i < whole; i += SUM_LANES)
-            for (int j = 0; j < SUM_LANES; j++) {
-                const float size = fabsf(w[i + j]);
-                lanes[j] += size;
-                largest[j] = size > largest[j] ? size : largest[j];
-            }
-        for (ptrdiff_t i = whole; i < k; i++) {
-            const float size = fabsf(w[i]);
-            lanes[i - whole] += size;
-            largest[i - whole] = size > largest[i - whole] ? size : largest[i - whole];
+        lanes sum = lanes_of(0.0f), most = sum;
+        for (ptrdiff_t i = 0; i < whole; i += SUM_LANES) {
+            const lanes size = lanes_abs(lanes_load(w + i));
+            sum += size;
+            most = lanes_larger(size, most);
         }
+        const lanes rest = lanes_abs(lanes_load_some(w + whole, k - whole));
+        float total[SUM_LANES], largest[SUM_LANES];
+        lanes_store(total, sum + rest);
+        lanes_store(largest, lanes_larger(rest, most));
         float below = 0.0f;
         for (int j = 0; j < SUM_LANES; j++) below = largest[j] > below ? largest[j] : below;
         uint32_t bits;
         memcpy(&bits, &below, sizeof bits);
         bits -= bits != 0;
         memcpy(&below, &bits, sizeof below);
-        const float mean = sum_lanes(lanes) / (float)k, asked = a->threshold[row] * mean;
+        const float mean = sum_lanes(total) / (float)k, asked = a->threshold[row] * mean;
         const float delta = asked > below ? below : asked;
         a->mean[row] = mean;
         a->delta[row] = delta;
@@ -46,18 +44,13 @@ static void ternarise_rows(const struct ternary_args* a) {
         if (a->kept == NULL) continue;
         for (ptrdiff_t g = 0; g < a->groups; g++) {
             const ptrdiff_t first = g * a->group, end = first + a->group < k ? first + a->group : k;
-            float sums[SUM_LANES] = {0};
+            lanes sum_kept = lanes_of(0.0f);
             int32_t count = 0;
             ptrdiff_t i = first;
             for (; i + SUM_LANES <= end; i += SUM_LANES)
-                for (int j = 0; j < SUM_LANES; j++) {
-                    const float size = fabsf(w[i + j]);
-                    sums[j] += size > delta ? size : 0.0f;
-                }
-            for (int j = 0; i + j < end; j++) {
-                const float size = fabsf(w[i + j]);
-                sums[j] += size > delta ? size : 0.0f;
-            }
+                sum_kept += lanes_where_larger(lanes_abs(lanes_load(w + i)), lanes_of(delta));
+            float sums[SUM_LANES];
+            lanes_store(sums, sum_kept + lanes_where_larger(lanes_abs(lanes_load_some(w + i, end - i)), lanes_of(delta)));
             for (i = first; i < end; i++) count += trits[i] != 0;
             a->kept[row * a->groups + g] = count ? sum_lanes(sums) / (float)count : 0.0f;
         }
