@@ -26,6 +26,7 @@ struct TritMatrix {
   int k_blocks;      // of 16 columns
   int groups;        // magnitudes per row
   int group_blocks;  // k_blocks per group; the last group may have fewer
+  bool far = false;  // one of so many that its codes come from memory, not from a cache; the bits are the same
 };
 
 // An int8 matrix (the head). y = (float(S) * scale) * s_x.

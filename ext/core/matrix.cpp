@@ -36,6 +36,7 @@ bool Matrix::unpack(TritReader* trits, int rows, int columns, int groups, Arena*
   view_.blocks = blocks_of(rows);
   view_.k_blocks = blocks_of(columns);
   view_.groups = groups;
+  view_.far = arena->exceeds_caches();
   const size_t block_bytes = static_cast<size_t>(view_.k_blocks) * kLineBytes;
   Buffer<uint8_t> codes;
   codes_ = static_cast<uint8_t*>(arena->take(code_bytes()));

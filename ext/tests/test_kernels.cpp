@@ -165,14 +165,16 @@ void test_trits(const std::vector<const Kernels*>& levels, const Shape& s, Fill 
       truth.push_back(sum * x.scale[t]);
     }
   }
-  const ghost::TritMatrix w{codes.data(), magnitude.data(), start, static_cast<int>(blocks),
-                            static_cast<int>(k_blocks), x.groups,
-                            whole ? static_cast<int>(k_blocks) : s.group / kBlock};
   const Activations view = x.view(s);
-  compare(levels, words("linear", s, weights, activations), truth, s.tokens, blocks,
-          [&](const Kernels* level, float* y, int64_t y_stride, int begin, int end) {
-            level->linear(&w, &view, y, y_stride, begin, end);
-          });
+  for (const bool far : {false, true}) {
+    const ghost::TritMatrix w{codes.data(), magnitude.data(), start, static_cast<int>(blocks),
+                              static_cast<int>(k_blocks), x.groups,
+                              whole ? static_cast<int>(k_blocks) : s.group / kBlock, far};
+    compare(levels, words(far ? "linear, far" : "linear", s, weights, activations), truth, s.tokens, blocks,
+            [&](const Kernels* level, float* y, int64_t y_stride, int begin, int end) {
+              level->linear(&w, &view, y, y_stride, begin, end);
+            });
+  }
 }
 
 void test_bytes(const std::vector<const Kernels*>& levels, const Shape& s, Fill weights, Fill activations) {
