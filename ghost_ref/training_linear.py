@@ -32,6 +32,7 @@ class Scratch(threading.local):
     def of(self, size: int) -> Array:
         """At least `size` floats of any value."""
         if len(self.floats) < size:
+            self.floats = np.empty(0, np.float32)  # the smaller one goes before the larger one comes
             self.floats = aligned_zeros(size)
         return self.floats
 

@@ -16,7 +16,7 @@ from ghost_ref.ops.linear import quantised_linear_forward
 from ghost_ref.ops.ternary import codebook_ternarise_forward, nearest_entry, ternarise_forward
 from ghost_ref.presets import PRESETS
 from ghost_ref.trainer import Trainer, new_checkpoint
-from ghost_ref.training_memory import step_bytes
+from ghost_ref.training_memory import DEPTH, PANEL, step_bytes
 
 train = pytest.importorskip("ghost_ref._train", reason="ghost_ref._train is not built")
 from ghost_ref import training_linear as linear  # noqa: E402
@@ -133,6 +133,12 @@ def test_the_nearest_entry_is_the_references(seed, size, ties):
     codebook = rng.integers(0, 20, size).astype(np.float32) if ties else rng.uniform(0, 1, size).astype(np.float32)
     values = (rng.integers(0, 40, (5, 3)) / 2 if ties else rng.uniform(-0.2, 1.2, (5, 3))).astype(np.float32)
     np.testing.assert_array_equal(train.nearest_entries(values, codebook), nearest_entry(values, codebook))
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (48, 64), (300, 65)])
+def test_the_bound_counts_the_kernels_own_blocks(n, k):
+    padded = -(-k // PANEL) * PANEL
+    assert train.panel_columns(k) == padded and train.weight_gradient_scratch(n, k) == DEPTH * (n + padded)
 
 
 @pytest.mark.parametrize("change", [{}, {"batch_size": 24}, {"optimizer": "muon"}, {"shards": 3}])
