@@ -155,6 +155,7 @@ void byte_tile(const ByteMatrix& w, const Activations& x, float* y, int64_t y_st
   const uint8_t* bytes = w.bytes + int64_t{block} * w.k_quads * kLineBytes;
   const int8_t* q = x.q + int64_t{t} * x.stride;
   __m256i sums[kParts][kColumns] = {};
+#pragma GCC unroll 4
   for (int k = 0; k < w.k_quads; ++k, bytes += kLineBytes, q += 4) {
     __m256i weights[kParts], sizes[kParts];
     GHOST_UNROLL for (int r = 0; r < kParts; ++r) {
