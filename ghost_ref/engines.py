@@ -16,6 +16,8 @@ from ghost_ref.errors import GhostError
 from ghost_ref.sampling import choose_byte
 from ghost_ref.state import State, initial_state, state_shapes
 
+LONGEST_STREAM = 2**31 - 1  # bytes; the runtime says so where one reaches it
+
 
 class Engine(Protocol):
     """What a backend provides; states are opaque to the caller."""
@@ -175,7 +177,8 @@ class NativeEngine:
 
     @staticmethod
     def _options(sampling: SamplingConfig) -> tuple[float, int, float, float, int, int]:
-        return (sampling.temp, sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed, sampling.max_bytes)
+        return (sampling.temp, sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed,
+                min(sampling.max_bytes, LONGEST_STREAM))
 
     def generate(self, states: Sequence[Any], prompts: Sequence[bytes],
                  samplings: Sequence[SamplingConfig]) -> list[bytes]:

@@ -409,6 +409,29 @@ def test_many_threads_share_a_model_but_not_a_state(api, reference):
     assert 0 < len(seen) <= 3
 
 
+def test_two_models_in_two_threads_and_use_after_an_error(library, path, reference):
+    prompt, results = b"list pods\xfb", {}
+    sampling, config = Sampling(1.0, 0, 1.0, 0.0, 3), SamplingConfig(temp=1.0, seed=3, max_bytes=60)
+
+    def work(i: int) -> None:
+        own = Api(library, path, threads=i + 1)
+        state = own.state()
+        with pytest.raises(ValueError, match="number of bytes"):
+            own.call("ghost_feed", state, b"x", c.c_size_t(0), None)
+        results[i] = own.generate(state, prompt, sampling, 60)  # an error has not changed the state
+        library.ghost_free_state(state)
+        library.ghost_free(own.model)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = bytes(reference.generate_bytes(prompt, config))
+    assert results == {0: expected, 1: expected}
+    assert library.ghost_get_info(None).threads == 0
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_hostile_files_are_refused(library, path, tmp_path_factory, data):

@@ -225,6 +225,11 @@ def test_when_the_reader_leaves_or_the_disk_is_full(program, path):
     with open("/dev/full", "wb") as full:
         done = subprocess.run([program, "info", path], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 2 and b"no space is left on the disk" in done.stderr
+    for verb in ("bench --repeats 1 --threads 1", "check --prompts 1"):
+        done = subprocess.run(["sh", "-c", f"'{program}' {verb} '{path}' >/dev/full"], stderr=subprocess.PIPE)
+        assert done.returncode == 2 and b"no space is left on the disk" in done.stderr
+    done = subprocess.run(["sh", "-c", f"'{program}' '{path}' </"], stderr=subprocess.PIPE)
+    assert done.returncode == 2 and done.stderr == b"ghost-run: Cannot read standard input: Is a directory.\n"
     done = subprocess.run(["sh", "-c", f"'{program}' '{path}' x >&-"], stderr=subprocess.PIPE)
     assert done.returncode == 2 and done.stderr.startswith(b"ghost-run: Cannot write to standard output")
 

@@ -93,6 +93,7 @@ class Lines {
         buffer_.append(more, static_cast<size_t>(got));
         continue;
       }
+      if (got < 0 && !interrupted) wrong_ = std::string("Cannot read standard input: ") + strerror(errno) + ".";
       if (got < 0 || buffer_.empty()) return false;
       line->swap(buffer_);  // the last line has no end
       buffer_.clear();
@@ -100,10 +101,12 @@ class Lines {
       return true;
     }
   }
+  // "" or why the input could not be read to its end.
+  const std::string& wrong() const { return wrong_; }
   void forget() { buffer_.clear(), searched_ = 0; }
 
  private:
-  std::string buffer_;
+  std::string buffer_, wrong_;
   size_t searched_ = 0;
 };
 
@@ -154,7 +157,7 @@ int answer_lines(const ModelHandle& model, const Settings& settings) {
     const std::string wrong = session.obey(line, &ended);
     if (!wrong.empty()) code = complain("line " + std::to_string(number) + ": " + wrong);
   }
-  return code;
+  return lines.wrong().empty() ? code : complain(lines.wrong());
 }
 
 // Until /exit or the end of the input; Ctrl-C stops an answer, not the session.

@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exit_code(command: Callable[[], int]) -> int:
     """What a command returns; for what it raises, an exit code as in `main` and at most one sentence on stderr."""
+    if sys.stdout is None:  # the caller has closed it
+        return _complain("Standard output is closed; redirect it to a file or to /dev/null.", USER_ERROR)
     try:
         code = command()
         sys.stdout.flush()
@@ -105,7 +107,8 @@ def explain_system_error(error: OSError) -> str:
 
 
 def _complain(sentence: str, code: int) -> int:
-    print(f"ghost: {sentence}", file=sys.stderr)
+    if sys.stderr is not None:  # print() would take standard output instead
+        print(f"ghost: {sentence}", file=sys.stderr)
     return code
 
 

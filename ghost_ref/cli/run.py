@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ghost_ref.cli.flags import Parser, add_fields, add_threads, config_from_flags, prompt_bytes
 from ghost_ref.config import SamplingConfig
+from ghost_ref.errors import GhostError
 
 DESCRIPTION = """Ask a packed model. Without PROMPT every line of the input is a question: an interactive session on a
 terminal (/help shows its commands), one answer a line otherwise. By default greedy."""
@@ -36,5 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if args.prompt is not None:
         print_answer(model, prompt_bytes(args.prompt), sampling, raw=args.raw, stream=args.stream)
         return 0
+    if sys.stdin is None:  # the caller has closed it
+        raise GhostError("Standard input is closed; give a PROMPT, or lines on standard input.")
     session = Session(model, sampling, raw=args.raw, stream=args.stream)
     return session.interact() if sys.stdin.isatty() else session.read(sys.stdin.buffer)

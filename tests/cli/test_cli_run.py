@@ -184,6 +184,17 @@ def test_no_traceback_when_the_reader_leaves_or_the_disk_is_full(path: str, unbu
         assert done.stderr.count(b"\n") == 1
 
 
+def test_closed_standard_streams_get_a_sentence(path: str) -> None:
+    for redirection, message in ((">&-", b"Standard output is closed"), ("<&-", b"Standard input is closed")):
+        prompt = "hello" if redirection == ">&-" else ""
+        done = subprocess.run(["sh", "-c", f'"$0" -m ghost_ref run "$1" {prompt} --max-bytes 2 {redirection}', GHOST[0],
+                               path], cwd=ROOT, capture_output=True)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count(b"\n") == 1
+    done = subprocess.run(["sh", "-c", '"$0" -m ghost_ref run "$1" "" 2>&-', GHOST[0], path], cwd=ROOT,
+                          capture_output=True)
+    assert done.returncode == 2 and done.stdout == b""
+
+
 def test_output_in_a_terminal_without_utf8(path: str) -> None:
     done = ghost("run", path, "hello", "--max-bytes", "9", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and done.stderr == b""
