@@ -34,17 +34,21 @@ struct Turn {
   Work work;
 };
 
-// Seconds of reading n bytes of the text, `step` of them in a call, with a byte chosen after each call.
-Status read_text(Model* model, State* state, size_t n, size_t step, double* seconds) {
+// Seconds of reading n bytes of the text, `step` of them in a call, with a byte chosen after each call. One state at a
+// time is in memory, whose peak is reported.
+Status read_text(Model* model, size_t n, size_t step, double* seconds, Work* work) {
+  std::unique_ptr<State> state;
+  if (Status status = model->new_state(&state); !status.ok()) return status;
   const std::vector<uint8_t> text = text_of(n);
   float logits[kVocabulary];
   const double start = now();
   for (size_t at = 0; at < n; at += step) {
-    const Status status = model->forward(state, &text[at], static_cast<int64_t>(step), true, logits, nullptr);
+    const Status status = model->forward(state.get(), &text[at], static_cast<int64_t>(step), true, logits, nullptr);
     if (!status.ok()) return status;
     if (model->choose(logits, {}, at) < 0) return Status::error("The model's logits are not finite; it is damaged.");
   }
   *seconds = now() - start;
+  *work = work_of(model->config(), *state);
   return Status();
 }
 
@@ -74,14 +78,12 @@ Status first_byte(Model* model, double* seconds) {
 }
 
 Status take_turn(Model* model, const Peaks* peaks, Turn* turn) {
-  std::unique_ptr<State> reader, decoder;
-  if (Status status = model->new_state(&reader); !status.ok()) return status;
-  if (Status status = read_text(model, reader.get(), kPrefill, kPrefill, &turn->prefill); !status.ok()) return status;
-  if (Status status = model->new_state(&decoder); !status.ok()) return status;
+  Status status = read_text(model, kPrefill, kPrefill, &turn->prefill, &turn->work);
+  if (!status.ok()) return status;
   if (peaks != nullptr) turn->integer_peak = limit(peaks->products, kPeakSeconds);
-  if (Status status = read_text(model, decoder.get(), kDecode, 1, &turn->decode); !status.ok()) return status;
+  status = read_text(model, kDecode, 1, &turn->decode, &turn->work);
+  if (!status.ok()) return status;
   if (peaks != nullptr) turn->float_peak = limit(peaks->floats, kPeakSeconds);
-  turn->work = work_of(model->config(), *decoder);
   return first_byte(model, &turn->first_byte);
 }
 
