@@ -153,6 +153,25 @@ def test_quantisation_rounds_half_to_even(level):
     assert q.tolist() == [[127, 0, 2, 2, 0, -2, -2, 126]]
 
 
+@pytest.mark.parametrize("exponents", [(-20, 20), (95, 106), (-106, -95), (-124, -118), (115, 127)])
+def test_quantisation_beside_the_middles_of_codes(level, exponents):
+    """A product with the reciprocal of the scale is not the quotient: here it is often on the middle's other side."""
+    rng = np.random.default_rng(0)
+    largest = np.ldexp(rng.uniform(1, 2, 300), rng.integers(*exponents, 300)).astype(F)[:, None]
+    s = largest / F(127)
+    middles = np.tile((np.arange(-127, 127) + 0.5) * s.astype(np.float64), (9, 1, 1)).astype(F)
+    for step in range(4):
+        middles[: 4 - step] = np.nextafter(middles[: 4 - step], F(-np.inf))
+        middles[5 + step :] = np.nextafter(middles[5 + step :], F(np.inf))
+    x = np.concatenate([middles.reshape(-1, 254), np.tile(largest, (9, 1))], axis=1)
+    q, scale = quantised(x)
+    with np.errstate(all="ignore"):
+        assert (np.rint(x * (1 / scale)) != q).any() and (np.abs(x).max(axis=1) == x[:, -1]).all()
+    actual_q, actual_s = native.quantise_rows(x, level)
+    np.testing.assert_array_equal(actual_q, q)
+    assert_same_bits(actual_s, scale[:, 0])
+
+
 @given(st.integers(1, 100), st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_rms_norm(level, columns, seed):

@@ -28,10 +28,35 @@ GHOST_INLINE V load_or_zero(const float* x, int i, int n) {
   return i < n ? load_part<V>(x + i, static_cast<size_t>(n - i)) : V{};
 }
 
+// Lane i of v combined with the others by an associative `combine` of two vectors.
+template <typename Combine>
+GHOST_INLINE int32_t reduce_lanes(I v, Combine combine) {
+  typedef int32_t Four __attribute__((vector_size(16)));
+  constexpr int kFours = kStep / 4;
+  Four parts[kFours];
+  __builtin_memcpy(parts, &v, sizeof parts);
+  Four four = parts[0];
+  for (int i = 1; i < kFours; ++i) four = combine(four, parts[i]);
+  four = combine(four, Four{four[2], four[3], four[0], four[1]});
+  return combine(four, Four{four[1], four[0], four[3], four[2]})[0];
+}
+
 GHOST_INLINE int32_t sum_of_lanes(I v) {
-  int32_t total = 0;
-  for (int j = 0; j < kStep; ++j) total += v[j];
-  return total;
+  return reduce_lanes(v, [](auto a, auto b) { return a + b; });
+}
+
+template <int n>
+struct Count {
+  static constexpr int value = n;
+};
+
+// Calls function(i, Count<k>) for k vectors from element i on, until n elements are done: several vectors at a time,
+// because each is a long chain of dependent operations.
+template <typename F>
+GHOST_INLINE void in_groups(int n, F function) {
+  int i = 0;
+  for (; i + kGroup * kStep <= n; i += kGroup * kStep) function(i, Count<kGroup>{});
+  for (; i < n; i += kStep) function(i, Count<1>{});
 }
 
 void map(Function function, const float* x, float* y, int64_t count) {
@@ -47,50 +72,88 @@ void map(Function function, const float* x, float* y, int64_t count) {
   }
 }
 
-// max |x|, and whether every element is finite. Read as integers, magnitudes keep their order, and what is not finite
-// is the largest.
-GHOST_INLINE bool largest_magnitude(const float* x, int n, float* largest) {
-  I even{}, odd{};
-  int i = 0;
-  for (; i + 2 * kStep <= n; i += 2 * kStep) {
-    const I v = (I)vabs(load<V>(x + i)), w = (I)vabs(load<V>(x + i + kStep));
-    even = v > even ? v : even;
-    odd = w > odd ? w : odd;
-  }
-  for (; i < n; i += kStep) {
-    const I v = (I)vabs(load_or_zero(x, i, n));
-    even = v > even ? v : even;
-  }
-  const I lanes = even > odd ? even : odd;
-  int32_t bits = 0;
-  for (int j = 0; j < kStep; ++j) bits = lanes[j] > bits ? lanes[j] : bits;
-  __builtin_memcpy(largest, &bits, sizeof bits);
-  return *largest < kInfinity;
+GHOST_INLINE I larger(I a, I b) { return a > b ? a : b; }
+
+GHOST_INLINE int32_t largest_of_lanes(I v) {
+  return reduce_lanes(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
+// The bits of max |x|: those of Inf or NaN if there is one, because the bits of magnitudes are ordered as they are.
+GHOST_INLINE int32_t largest_magnitude(const float* x, int n) {
+  I lanes[4] = {};
+  int i = 0;
+  for (; i + 4 * kStep <= n; i += 4 * kStep) {
+    for (int j = 0; j < 4; ++j) lanes[j] = larger(lanes[j], (I)vabs(load<V>(x + i + j * kStep)));
+  }
+  for (; i < n; i += kStep) lanes[0] = larger(lanes[0], (I)vabs(load_or_zero(x, i, n)));
+  return largest_of_lanes(larger(larger(lanes[0], lanes[1]), larger(lanes[2], lanes[3])));
+}
+
+// The low bytes. Elsewhere than in AVX-512 in two steps: GCC 12 takes a vector apart to get from 32 bits to 8 at once.
+GHOST_INLINE ByteVector bytes_of(I v) {
+  if constexpr (kStep == 16) return __builtin_convertvector(v, ByteVector);
+  return __builtin_convertvector(__builtin_convertvector(v, WordVector), ByteVector);
+}
+
+// q = codes(v) for the vectors v of x [start, n) up to stop, those beyond n being zero. Returns the sum of the codes.
+template <typename Codes>
+GHOST_INLINE int32_t store_codes(const float* x, int start, int stop, int n, int8_t* q, Codes codes_of) {
+  I sum{};
+  int i = start;
+  const auto next = [&](V v) __attribute__((always_inline)) {
+    const I codes = codes_of(v);
+    const ByteVector bytes = bytes_of(codes);
+    __builtin_memcpy(q + i, &bytes, sizeof bytes);
+    sum += codes;
+  };
+  for (const int whole = (stop < n ? stop : n) - kStep; i <= whole; i += kStep) next(load<V>(x + i));
+  for (; i < stop; i += kStep) next(load_or_zero(x, i, n));
+  return sum_of_lanes(sum);
+}
+
+// The codes of a row whose scale is s, finite and not zero: rint(x / s), clipped where a scale below 2^-126 has lost bits.
+struct ByDivision {
+  V s;
+  I operator()(V v) const __attribute__((always_inline)) {
+    v = vrint(v / s);
+    return __builtin_convertvector(at_most(at_least(v, -127.0f), 127.0f), I);
+  }
+};
+
+// The same by r = 1 / s, unless a product is so near to the middle of two codes that the quotient may be beyond it: the
+// two are at most 3 * 2^-24 of 127.00001 apart, which is below 3 * 2^-17. Neither is rounded to more than 127.
+struct ByProduct {
+  V r;
+  I* nearest;  // the bits of the largest distance from a product to its code
+  I operator()(V v) const __attribute__((always_inline)) {
+    v = v * r;
+    const V shifted = v + kRintMagic;
+    *nearest = larger(*nearest, (I)vabs(v - (shifted - kRintMagic)));
+    return (I)shifted - 0x4B400000;  // the bits of kRintMagic
+  }
+};
+constexpr int32_t kNearMiddle = 0x3EFFFD00;  // the bits of 1/2 - 3 * 2^-17
+
 void quantise_row(const float* x, int n, int group, int8_t* q, float* scale, int32_t* sums) {
+  const int32_t bits = largest_magnitude(x, n);
+  const bool finite = bits < 0x7F800000;
   float largest;
-  const bool finite = largest_magnitude(x, n, &largest);
+  __builtin_memcpy(&largest, &bits, sizeof largest);
   const float s = largest / 127.0f;
   *scale = finite ? s : kNan;
-  const bool usable = finite && s != 0.0f;
-  for (int start = 0, g = 0; start < n; start += group, ++g) {
-    const int stop = start + group < n ? start + group : (n + kBlock - 1) / kBlock * kBlock;
-    I sum{};
-    for (int i = start; i < stop; i += kStep) {
-      I codes{};
-      if (usable) {
-        V v = vrint(load_or_zero(x, i, n) / s);
-        v = at_most(at_least(v, -127.0f), 127.0f);
-        codes = __builtin_convertvector(v, I);
-      }
-      sum += codes;
-      // In two steps: GCC 12 takes a vector apart to get from 32 bits to 8 at once.
-      const ByteVector bytes = __builtin_convertvector(__builtin_convertvector(codes, WordVector), ByteVector);
-      __builtin_memcpy(q + i, &bytes, sizeof bytes);
+  const auto each_group = [&](auto codes_of) __attribute__((always_inline)) {
+    for (int start = 0, g = 0; start < n; start += group, ++g) {
+      const int stop = start + group < n ? start + group : (n + kBlock - 1) / kBlock * kBlock;
+      sums[g] = store_codes(x, start, stop, n, q, codes_of);
     }
-    sums[g] = sum_of_lanes(sum);
+  };
+  if (!finite || s == 0.0f) return each_group([](V) { return I{}; });
+  if (s > 0x1p-100f && s < 0x1p100f) {  // the reciprocal, too, is a normal number
+    I nearest{};
+    each_group(ByProduct{broadcast<V>(1.0f / s), &nearest});
+    if (largest_of_lanes(nearest) < kNearMiddle) return;
   }
+  each_group(ByDivision{broadcast<V>(s)});
 }
 
 void rms_norm(const float* x, const float* gain, int n, float* y) {
@@ -117,19 +180,27 @@ GHOST_INLINE void conv_channels(const ConvArguments& a, int c) {
     seen[past] = load<V>(a.x + int64_t{t} * a.stride + c);
     V sum{};
     for (int k = 0; k <= past; ++k) sum = sum + weight[k] * seen[k];
-    store(a.out + int64_t{t} * a.stride + c, vsilu(sum + bias));
+    store(a.out + int64_t{t} * a.stride + c, sum + bias);
     for (int k = 0; k < past; ++k) seen[k] = seen[k + 1];
   }
   for (int k = 0; k < past; ++k) store(a.past + int64_t{k} * a.stride + c, seen[k]);
 }
 
+template <int kTaps>
+void conv_rows(const ConvArguments& arguments, int begin, int end) {
+  const ConvArguments a = arguments;  // a copy: the stores to its arrays cannot change it
+  for (int c = begin * kBlock; c < end * kBlock; c += kStep) conv_channels<kTaps>(a, c);
+}
+
 void conv_silu(const ConvArguments* arguments, int begin, int end) {
-  for (int c = begin * kBlock; c < end * kBlock; c += kStep) {
-    if (arguments->taps == 4) {
-      conv_channels<4>(*arguments, c);
-    } else {
-      conv_channels<0>(*arguments, c);
-    }
+  if (arguments->taps == 4) {
+    conv_rows<4>(*arguments, begin, end);
+  } else {
+    conv_rows<0>(*arguments, begin, end);
+  }
+  for (int t = 0; t < arguments->tokens; ++t) {
+    float* row = arguments->out + int64_t{t} * arguments->stride;
+    map_silu(row + begin * kBlock, row + begin * kBlock, static_cast<size_t>(end - begin) * kBlock);
   }
 }
 
@@ -168,36 +239,65 @@ GHOST_INLINE void scan_channels(const ScanArguments& a, int c, const float* A, f
   }
 }
 
+// What does not depend on the state comes before and after it for several channels: each is a long chain of operations,
+// and the processor works on many.
+__attribute__((noinline)) void scan_steps(const ScanArguments& a, int first, int last) {
+  for (int t = 0; t < a.tokens; ++t) {
+    const int64_t row = int64_t{t} * a.stride;
+    in_groups(last - first, [&](int i, auto count) __attribute__((always_inline)) {
+      V v[count.value];
+      const int c = first + i;
+      for (int j = 0; j < count.value; ++j) {
+        v[j] = load<V>(a.dt + row + c + j * kStep) + load<V>(a.dt_bias + c + j * kStep);
+      }
+      softplus_each(v);
+      for (int j = 0; j < count.value; ++j) store(a.out + row + c + j * kStep, v[j]);
+    });
+  }
+}
+
+__attribute__((noinline)) void scan_gate(const ScanArguments& a, int first, int last) {
+  for (int t = 0; t < a.tokens; ++t) {
+    const int64_t row = int64_t{t} * a.stride + first;
+    float* out = a.out + row;
+    const float* z = a.z + row;
+    in_groups(last - first, [&](int i, auto count) __attribute__((always_inline)) {
+      V v[count.value];
+      for (int j = 0; j < count.value; ++j) v[j] = load<V>(z + i + j * kStep);
+      silu_each(v);
+      for (int j = 0; j < count.value; ++j) store(out + i + j * kStep, load<V>(out + i + j * kStep) * v[j]);
+    });
+  }
+}
+
 void scan(const ScanArguments* arguments, int begin, int end) {
-  const ScanArguments a = *arguments;
-  const int64_t size = int64_t{kBlock} * a.d_state;
-  // What does not depend on the state comes before and after it for several channels and tokens at a time: each is a long
-  // chain of operations, and the processor works on many.
-  const int together = a.tokens < 8 ? 8 : 1;
-  for (int first = begin; first < end; first += together) {
-    const int last = first + together < end ? first + together : end;
-    for (int t = 0; t < a.tokens; ++t) {
-      for (int c = first * kBlock; c < last * kBlock; c += kStep) {
-        const int64_t row = int64_t{t} * a.stride + c;
-        store(a.out + row, vsoftplus(load<V>(a.dt + row) + load<V>(a.dt_bias + c)));
+  constexpr int kBlocks = 8, kTokens = 8;  // at a time: what they read and write stays in the nearest cache
+  const int64_t size = int64_t{kBlock} * arguments->d_state;
+  for (int first = begin; first < end; first += kBlocks) {
+    const int last = first + kBlocks < end ? first + kBlocks : end;
+    ScanArguments a = *arguments;
+    for (int t = 0; t < arguments->tokens; t += kTokens) {
+      a.tokens = t + kTokens < arguments->tokens ? kTokens : arguments->tokens - t;
+      scan_steps(a, first * kBlock, last * kBlock);
+      for (int block = first; block < last; ++block) {
+        for (int j = 0; j < kBlock; j += kStep) {
+          scan_channels(a, block * kBlock + j, a.A + block * size + j, a.state + block * size + j);
+        }
       }
-    }
-    for (int block = first; block < last; ++block) {
-      for (int j = 0; j < kBlock; j += kStep) {
-        scan_channels(a, block * kBlock + j, a.A + block * size + j, a.state + block * size + j);
-      }
-    }
-    for (int t = 0; t < a.tokens; ++t) {
-      for (int c = first * kBlock; c < last * kBlock; c += kStep) {
-        const int64_t row = int64_t{t} * a.stride + c;
-        store(a.out + row, load<V>(a.out + row) * vsilu(load<V>(a.z + row)));
-      }
+      scan_gate(a, first * kBlock, last * kBlock);
+      const int64_t rows = int64_t{kTokens} * a.stride;
+      a.dt += rows, a.x += rows, a.z += rows, a.out += rows, a.bc += int64_t{kTokens} * a.bc_stride;
     }
   }
 }
 
 void swiglu(const float* gate, const float* up, float* out, int n) {
-  for (int i = 0; i < n; i += kStep) store(out + i, vsilu(load<V>(gate + i)) * load<V>(up + i));
+  in_groups(n, [=](int i, auto count) __attribute__((always_inline)) {
+    V v[count.value];
+    for (int j = 0; j < count.value; ++j) v[j] = load<V>(gate + i + j * kStep);
+    silu_each(v);
+    for (int j = 0; j < count.value; ++j) store(out + i + j * kStep, v[j] * load<V>(up + i + j * kStep));
+  });
 }
 
 float dot(const float* a, const float* b, int n) { return lane_dot(a, b, static_cast<size_t>(n)); }

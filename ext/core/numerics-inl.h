@@ -88,16 +88,24 @@ GHOST_INLINE void store_part(float* x, V v, size_t n) {
   for (size_t i = 0; i < n; ++i) x[i] = buffer[i];
 }
 
-// mask ? a : b, where a comparison made the mask.
+// mask ? a : b, where a comparison made the mask. GCC takes the conditional operator apart for vectors wider than a
+// register.
 template <typename V>
 GHOST_INLINE V select(typename Bits<V>::i32 mask, V a, V b) {
   typedef typename Bits<V>::i32 I;
+  if constexpr (sizeof(V) == 4 * kWidth) return mask ? a : b;
   return (V)((mask & (I)a) | (~mask & (I)b));
 }
 
 template <typename V>
 GHOST_INLINE V vabs(V x) {
   return (V)((typename Bits<V>::u32)x & 0x7FFFFFFFu);
+}
+
+// -|x|
+template <typename V>
+GHOST_INLINE V negative_abs(V x) {
+  return (V)((typename Bits<V>::u32)x | 0x80000000u);
 }
 
 // bound where x < bound, else x; and bound where x > bound, else x. NaN stays. x86 has an instruction for each, which
@@ -154,15 +162,29 @@ GHOST_INLINE void settle([[maybe_unused]] V* v) {
 #endif
 }
 
-// e^x = 2^n e^r with n = rint(x / ln 2), |r| <= ln(2) / 2, and e^r = 1 + (r + r^2 P(r)). In place for kCount vectors step
-// by step together: one alone keeps the units waiting for its long chain of dependent operations.
-template <typename V, int kCount>
-GHOST_INLINE void exp_each(V (&x)[kCount]) {
+// What is known of the argument of an exp.
+enum class Range {
+  kAll,
+  kNotPositive,  // or NaN
+  kNormal,       // in [-87, 0], where the result is a normal number, or so near to 0 that it is 1
+};
+
 #define GHOST_EACH _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i)
+
+// e^x = 2^n e^r with n = rint(x / ln 2), |r| <= ln(2) / 2, and e^r = 1 + (r + r^2 P(r)). In place for kCount vectors step
+// by step together: one alone keeps the units waiting for its long chain of dependent operations. The bits do not depend
+// on kRange: what it leaves out changes nothing there.
+template <Range kRange = Range::kAll, typename V, int kCount>
+GHOST_INLINE void exp_each(V (&x)[kCount]) {
   // Beyond these bounds the result is inf or 0 anyway. NaN compares false and stays.
-  GHOST_EACH x[i] = at_least(x[i], -104.0f);
-  GHOST_EACH x[i] = at_most(x[i], 89.0f);
-  constexpr float kMagic = kRintMagic + 254.0f;  // 254 is twice the exponent bias
+  if constexpr (kRange != Range::kNormal) {
+    GHOST_EACH x[i] = at_least(x[i], -104.0f);
+  }
+  if constexpr (kRange == Range::kAll) {
+    GHOST_EACH x[i] = at_most(x[i], 89.0f);
+  }
+  // 254 is twice the exponent bias, and even: it changes no rounding.
+  constexpr float kMagic = kRange == Range::kNormal ? kRintMagic : kRintMagic + 254.0f;
   V shifted[kCount], n[kCount], r[kCount], y[kCount];
   GHOST_EACH shifted[i] = x[i] * 0x1.715476p+0f + kMagic;
   GHOST_EACH n[i] = shifted[i] - kMagic;
@@ -174,8 +196,12 @@ GHOST_INLINE void exp_each(V (&x)[kCount]) {
   GHOST_EACH y[i] = (y[i] + 0x1.55548cp-3f) * r[i], settle(&y[i]);
   GHOST_EACH y[i] = (y[i] + 0x1.fffffcp-2f) * (r[i] * r[i]), settle(&y[i]);
   GHOST_EACH y[i] = (y[i] + r[i]) + 1.0f;
-  GHOST_EACH x[i] = scale_by_power(y[i], n[i], shifted[i]);
-#undef GHOST_EACH
+  if constexpr (kRange == Range::kNormal) {
+    typedef typename Bits<V>::u32 U;  // the low bits of `shifted` hold n, which goes into the exponent
+    GHOST_EACH x[i] = (V)((U)y[i] + ((U)shifted[i] << 23));
+  } else {
+    GHOST_EACH x[i] = scale_by_power(y[i], n[i], shifted[i]);
+  }
 }
 
 template <typename V>
@@ -195,68 +221,127 @@ GHOST_INLINE void log_reduce(V u, V* exponent, V* f) {
   *f = (V)((bits & 0x007FFFFFu) + kSqrtHalf) - 1.0f;
 }
 
-// exponent ln 2 + log(1 + f), where `low` holds exponent times the low part of ln 2, plus any correction.
-// With s = f / (2 + f): log(1 + f) = 2 atanh(s) = f - (h - s (h + R(s^2))), h = f^2 / 2.
-template <typename V>
-GHOST_INLINE V log_combine(V exponent, V f, V low) {
-  V s = f / (f + 2.0f);
-  V z = s * s;
-  V y = z * 0x1.31e03cp-2f;
-  y = (y + 0x1.995ed8p-2f) * z;
-  y = (y + 0x1.55557ap-1f) * z;
-  V half_square = (f * f) * 0.5f;
-  y = (y + half_square) * s + low;
-  y = (y - half_square) + f;
-  return y + exponent * 0x1.62e4p-1f;
+// low = exponent ln 2 + log(1 + f), where `low` holds exponent times the low part of ln 2, plus any correction.
+// With s = f / (2 + f): log(1 + f) = 2 atanh(s) = f - (h - s (h + R(s^2))), h = f^2 / 2. As exp_each.
+template <typename V, int kCount>
+GHOST_INLINE void log_combine(const V (&exponent)[kCount], const V (&f)[kCount], V (&low)[kCount]) {
+  V s[kCount], z[kCount], y[kCount], half_square[kCount];
+  GHOST_EACH s[i] = f[i] / (f[i] + 2.0f), settle(&s[i]);
+  GHOST_EACH z[i] = s[i] * s[i], settle(&z[i]);
+  GHOST_EACH y[i] = z[i] * 0x1.31e03cp-2f;
+  GHOST_EACH y[i] = (y[i] + 0x1.995ed8p-2f) * z[i], settle(&y[i]);
+  GHOST_EACH y[i] = (y[i] + 0x1.55557ap-1f) * z[i], settle(&y[i]);
+  GHOST_EACH half_square[i] = (f[i] * f[i]) * 0.5f;
+  GHOST_EACH y[i] = (y[i] + half_square[i]) * s[i] + low[i], settle(&y[i]);
+  GHOST_EACH y[i] = (y[i] - half_square[i]) + f[i];
+  GHOST_EACH low[i] = y[i] + exponent[i] * 0x1.62e4p-1f;
 }
 
 template <typename V>
 GHOST_INLINE V vlog(V x) {
   typename Bits<V>::i32 tiny = x < 0x1p-126f;
-  V exponent, f;
-  log_reduce(x * select(tiny, broadcast<V>(0x1p23f), broadcast<V>(1.0f)), &exponent, &f);
-  exponent = exponent - select(tiny, broadcast<V>(23.0f), V{});
-  V y = log_combine(exponent, f, exponent * 0x1.7f7d1cp-20f);
-  y = select(x < kInfinity, y, x);
-  y = select(x == 0.0f, broadcast<V>(-kInfinity), y);
-  return select(x < 0.0f, broadcast<V>(kNan), y);
+  V exponent[1], f[1];
+  log_reduce(x * select(tiny, broadcast<V>(0x1p23f), broadcast<V>(1.0f)), &exponent[0], &f[0]);
+  exponent[0] = exponent[0] - select(tiny, broadcast<V>(23.0f), V{});
+  V y[1] = {exponent[0] * 0x1.7f7d1cp-20f};
+  log_combine(exponent, f, y);
+  y[0] = select(x < kInfinity, y[0], x);
+  y[0] = select(x == 0.0f, broadcast<V>(-kInfinity), y[0]);
+  return select(x < 0.0f, broadcast<V>(kNan), y[0]);
 }
 
-// log(u) + c / u, where u = fl(1 + x) and c = x - (u - 1) is what the addition rounded off.
+// log1p of finite x > -1 in place, as exp_each: log(u) + c / u, where u = fl(1 + x) and c = x - (u - 1) is what the
+// addition rounded off.
+template <typename V, int kCount>
+GHOST_INLINE void log1p_inside(V (&x)[kCount]) {
+  V exponent[kCount], f[kCount];
+  GHOST_EACH {
+    const V u = x[i] + 1.0f;
+    const V correction = (x[i] - (u - 1.0f)) / u;
+    log_reduce(u, &exponent[i], &f[i]);
+    x[i] = exponent[i] * 0x1.7f7d1cp-20f + correction, settle(&x[i]);
+  }
+  log_combine(exponent, f, x);
+}
+
 template <typename V>
 GHOST_INLINE V vlog1p(V x) {
-  V u = x + 1.0f;
-  V correction = (x - (u - 1.0f)) / u;
-  V exponent, f;
-  log_reduce(u, &exponent, &f);
-  V y = log_combine(exponent, f, exponent * 0x1.7f7d1cp-20f + correction);
-  y = select(x < kInfinity, y, x);
+  V inside[1] = {x};
+  log1p_inside(inside);
+  V y = select(x < kInfinity, inside[0], x);
   y = select(x == 0.0f, x, y);
   y = select(x == -1.0f, broadcast<V>(-kInfinity), y);
   return select(x < -1.0f, broadcast<V>(kNan), y);
 }
 
-// e / (1 + e) with e = exp(x) for x < 0, else 1 / (1 + exp(-x)).
-template <typename V>
-GHOST_INLINE V vsigmoid(V x) {
-  V e = vexp(-vabs(x));
-  return select(x < 0.0f, e, broadcast<V>(1.0f)) / (e + 1.0f);
+// e / (1 + e) with e = exp(x) for x < 0, else 1 / (1 + exp(-x)). In place, as exp_each.
+template <typename V, int kCount>
+GHOST_INLINE void sigmoid_each(V (&x)[kCount]) {
+  V e[kCount];
+  GHOST_EACH e[i] = negative_abs(x[i]);
+  exp_each<Range::kNotPositive>(e);
+  GHOST_EACH x[i] = select(x[i] < 0.0f, e[i], broadcast<V>(1.0f)) / (e[i] + 1.0f);
 }
 
-template <typename V>
-GHOST_INLINE V vsilu(V x) { return vsigmoid(x) * x; }
+template <typename V, int kCount>
+GHOST_INLINE void silu_each(V (&x)[kCount]) {
+  V sigmoid[kCount];
+  GHOST_EACH sigmoid[i] = x[i];
+  sigmoid_each(sigmoid);
+  GHOST_EACH x[i] = sigmoid[i] * x[i];
+}
 
-template <typename V>
-GHOST_INLINE V vsoftplus(V x) { return vlog1p(vexp(-vabs(x))) + select(x > 0.0f, x, V{}); }
+// The exp is in [0, 1] or NaN: no exception of log1p applies.
+template <typename V, int kCount>
+GHOST_INLINE void softplus_each(V (&x)[kCount]) {
+  V e[kCount];
+  GHOST_EACH e[i] = negative_abs(x[i]);
+  exp_each<Range::kNotPositive>(e);
+  log1p_inside(e);
+  GHOST_EACH x[i] = e[i] + select(x[i] > 0.0f, x[i], V{});
+}
+
+#define GHOST_ONE(name)               \
+  template <typename V>               \
+  GHOST_INLINE V v##name(V x) {       \
+    V one[1] = {x};                   \
+    name##_each(one);                 \
+    return one[0];                    \
+  }
+GHOST_ONE(sigmoid)
+GHOST_ONE(silu)
+GHOST_ONE(softplus)
+#undef GHOST_ONE
 
 // Half to even for |x| < 2^22; a zero result is +0.
 template <typename V>
 GHOST_INLINE V vrint(V x) { return (x + kRintMagic) - kRintMagic; }
 
+#define GHOST_ALL(name)                          \
+  template <typename V, int kCount>              \
+  GHOST_INLINE void name##_each(V (&x)[kCount]) { \
+    GHOST_EACH x[i] = v##name(x[i]);             \
+  }
+GHOST_ALL(log)
+GHOST_ALL(log1p)
+GHOST_ALL(rint)
+#undef GHOST_ALL
+#undef GHOST_EACH
+
+// Vectors to compute together; with the fewer registers of other instruction sets, more would be kept in memory.
+constexpr int kGroup = kWidth == 16 ? 8 : 4;
+
 #define GHOST_SCALAR_AND_MAP(name)                                                          \
   GHOST_INLINE float name##1(float x) { return v##name(broadcast<f32xn>(x))[0]; }           \
   GHOST_INLINE void map_##name(const float* x, float* y, size_t n) {                        \
-    for (size_t i = 0; i < n; i += kWidth) {                                          \
+    size_t i = 0;                                                                           \
+    for (; i + kGroup * kWidth <= n; i += kGroup * kWidth) {                                \
+      f32xn v[kGroup];                                                                      \
+      for (int j = 0; j < kGroup; ++j) v[j] = load<f32xn>(x + i + j * kWidth);              \
+      name##_each(v);                                                                       \
+      for (int j = 0; j < kGroup; ++j) store(y + i + j * kWidth, v[j]);                     \
+    }                                                                                       \
+    for (; i < n; i += kWidth) {                                                            \
       const bool whole = i + kWidth <= n;                                                   \
       const f32xn v = v##name(whole ? load<f32xn>(x + i) : load_part<f32xn>(x + i, n - i)); \
       if (whole) store(y + i, v);                                                           \
@@ -274,11 +359,15 @@ GHOST_SCALAR_AND_MAP(rint)
 
 // The lanes of a canonical sum added as a tree: lane i += lane i + 8, i + 4, i + 2, i + 1.
 GHOST_INLINE float lane_tree(f32x16 lanes) {
-  float sum[kLanes];
-  store(sum, lanes);
-  for (size_t step = kLanes / 2; step > 0; step /= 2)
-    for (size_t i = 0; i < step; ++i) sum[i] = sum[i] + sum[i + step];
-  return sum[0];
+  typedef float f32x8 __attribute__((vector_size(32)));
+  typedef float f32x4 __attribute__((vector_size(16)));
+  f32x8 halves[2];
+  __builtin_memcpy(halves, &lanes, sizeof halves);
+  const f32x8 eight = halves[0] + halves[1];
+  f32x4 quarters[2];
+  __builtin_memcpy(quarters, &eight, sizeof quarters);
+  const f32x4 four = quarters[0] + quarters[1];
+  return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 // Canonical sums: lane j of 16 starts at +0 and adds elements j, j + 16, ... in turn, then the tree. A lane is
