@@ -111,7 +111,7 @@ GHOST_INLINE int32_t store_codes(const float* x, int start, int stop, int n, int
   return sum_of_lanes(sum);
 }
 
-// The codes of a row whose scale is s, finite and not zero: rint(x / s), clipped where a scale below 2^-126 has lost bits.
+// The codes of a row whose scale s is finite and not zero: rint(x / s), clipped where a scale below 2^-126 lost bits.
 struct ByDivision {
   V s;
   I operator()(V v) const __attribute__((always_inline)) {

@@ -163,28 +163,21 @@ GHOST_INLINE void settle([[maybe_unused]] V* v) {
 }
 
 // What is known of the argument of an exp.
-enum class Range {
-  kAll,
-  kNotPositive,  // or NaN
-  kNormal,       // in [-87, 0], where the result is a normal number, or so near to 0 that it is 1
-};
+enum class Range { kAll, kNotPositive /* or NaN */ };
 
 #define GHOST_EACH _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i)
 
-// e^x = 2^n e^r with n = rint(x / ln 2), |r| <= ln(2) / 2, and e^r = 1 + (r + r^2 P(r)). In place for kCount vectors step
-// by step together: one alone keeps the units waiting for its long chain of dependent operations. The bits do not depend
-// on kRange: what it leaves out changes nothing there.
+// e^x = 2^n e^r with n = rint(x / ln 2), |r| <= ln(2) / 2, and e^r = 1 + (r + r^2 P(r)). In place for kCount vectors
+// step by step together: one alone keeps the units waiting for its long chain of dependent operations. The bits do not
+// depend on kRange: what it leaves out changes nothing there.
 template <Range kRange = Range::kAll, typename V, int kCount>
 GHOST_INLINE void exp_each(V (&x)[kCount]) {
   // Beyond these bounds the result is inf or 0 anyway. NaN compares false and stays.
-  if constexpr (kRange != Range::kNormal) {
-    GHOST_EACH x[i] = at_least(x[i], -104.0f);
-  }
+  GHOST_EACH x[i] = at_least(x[i], -104.0f);
   if constexpr (kRange == Range::kAll) {
     GHOST_EACH x[i] = at_most(x[i], 89.0f);
   }
-  // 254 is twice the exponent bias, and even: it changes no rounding.
-  constexpr float kMagic = kRange == Range::kNormal ? kRintMagic : kRintMagic + 254.0f;
+  constexpr float kMagic = kRintMagic + 254.0f;  // 254 is twice the exponent bias
   V shifted[kCount], n[kCount], r[kCount], y[kCount];
   GHOST_EACH shifted[i] = x[i] * 0x1.715476p+0f + kMagic;
   GHOST_EACH n[i] = shifted[i] - kMagic;
@@ -196,12 +189,7 @@ GHOST_INLINE void exp_each(V (&x)[kCount]) {
   GHOST_EACH y[i] = (y[i] + 0x1.55548cp-3f) * r[i], settle(&y[i]);
   GHOST_EACH y[i] = (y[i] + 0x1.fffffcp-2f) * (r[i] * r[i]), settle(&y[i]);
   GHOST_EACH y[i] = (y[i] + r[i]) + 1.0f;
-  if constexpr (kRange == Range::kNormal) {
-    typedef typename Bits<V>::u32 U;  // the low bits of `shifted` hold n, which goes into the exponent
-    GHOST_EACH x[i] = (V)((U)y[i] + ((U)shifted[i] << 23));
-  } else {
-    GHOST_EACH x[i] = scale_by_power(y[i], n[i], shifted[i]);
-  }
+  GHOST_EACH x[i] = scale_by_power(y[i], n[i], shifted[i]);
 }
 
 template <typename V>
@@ -371,22 +359,20 @@ GHOST_INLINE float lane_tree(f32x16 lanes) {
 }
 
 // Canonical sums: lane j of 16 starts at +0 and adds elements j, j + 16, ... in turn, then the tree. A lane is
-// never -0, so the zeros that fill a ragged last block change nothing.
-GHOST_INLINE float lane_sum(const float* x, size_t n) {
-  f32x16 lanes{};
-  size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) lanes = lanes + load<f32x16>(x + i);
-  if (i < n) lanes = lanes + load_part<f32x16>(x + i, n - i);
-  return lane_tree(lanes);
-}
-
-// Sum of a[i] * b[i], each product rounded before it is added.
+// never -0, so the zeros that fill a ragged last block change nothing. In registers of the instruction set: GCC takes
+// wider vectors apart. Products are rounded before they are added.
 GHOST_INLINE float lane_dot(const float* a, const float* b, size_t n) {
-  f32x16 lanes{};
+  f32xn lanes[kLanes / kWidth] = {};
   size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) lanes = lanes + load<f32x16>(a + i) * load<f32x16>(b + i);
-  if (i < n) lanes = lanes + load_part<f32x16>(a + i, n - i) * load_part<f32x16>(b + i, n - i);
-  return lane_tree(lanes);
+  for (; i + kLanes <= n; i += kLanes) {
+    for (size_t j = 0; j < kLanes / kWidth; ++j) {
+      lanes[j] = lanes[j] + load<f32xn>(a + i + j * kWidth) * load<f32xn>(b + i + j * kWidth);
+    }
+  }
+  f32x16 sums;
+  __builtin_memcpy(&sums, lanes, sizeof sums);
+  if (i < n) sums = sums + load_part<f32x16>(a + i, n - i) * load_part<f32x16>(b + i, n - i);
+  return lane_tree(sums);
 }
 
 GHOST_INLINE float lane_sum_squares(const float* x, size_t n) { return lane_dot(x, x, n); }
