@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard ext/core/* ext/bindings/* ext/training/*.pyx ext/training/*.pxi ext/training/*.h \
   ext/training/levels.* ext/training/kernels_*.c)
 
-.PHONY: demo test test-slow lint conformance mutants judge judge-aarch64 ghost-run bench clean
+.PHONY: demo test test-slow lint conformance mutants judge judge-aarch64 ghost-run tsan bench clean
 
 demo: $(INSTALLED)          ## train, pack, verify and ask on the shipped questions
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
@@ -39,6 +39,12 @@ ghost-run:                  ## one binary without Python, and libghost with its 
 judge-aarch64:              ## the same judge for AArch64: ghost verify then runs both NEON levels in an emulator
 	$(MAKE) -s -f conformance/judge_native/Makefile CXX=aarch64-linux-gnu-g++ LDFLAGS=-static \
 	  BUILD=$(CURDIR)/build/judge-aarch64
+
+tsan:                       ## the threads of the native core under ThreadSanitizer
+	$(MAKE) -s -f conformance/judge_native/Makefile SANITIZE=thread OPTIMISE=-O1 BUILD=$(CURDIR)/build/tsan \
+	  $(CURDIR)/build/tsan/test-team $(CURDIR)/build/tsan/test-sharing
+	build/tsan/test-team 300
+	build/tsan/test-sharing conformance/golden/v1/model.ghost
 
 bench: $(INSTALLED)         ## speed beside peers measured in the same run; QUICK=1: does it run at all?
 	$(BIN)/python -m pip install -q -e ".[bench]"

@@ -20,6 +20,9 @@ constexpr microseconds kAwake(100);
 // Waking costs the caller some 20 microseconds: a worker that does not come is left alone for a time that doubles.
 constexpr microseconds kShortestRest(500), kLongestRest(64000);
 
+// Runs that take one thread less may be quicker alone.
+constexpr microseconds kBrief(500);
+
 // Awake and on a CPU, a worker answers in a fraction of this.
 constexpr microseconds kAnswer(1);
 
@@ -73,10 +76,12 @@ void Team::run(void (*function)(void*, int), void* argument, int items) {
   function_ = function;
   argument_ = argument;
   places_[0].cpu.store(current_cpu(), std::memory_order_relaxed);
-  if (offer(start, items)) enlist(start);
+  const bool brief = !everybody_ && items > 0 && Seconds(cost_ * items) < kBrief;
+  if ((!brief || trial_.together()) && offer(start, items)) enlist(start);
   function(argument, 0);
   barrier(0);
   end_ = Clock::now();
+  if (brief) trial_.add(size_ > 1, Seconds(end_ - start).count() / items);
   if (items > 0) cost_ = std::min(2 * cost_, Seconds(end_ - start).count() * size_ / items);  // or it was held up
 }
 
