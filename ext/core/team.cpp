@@ -148,7 +148,7 @@ void Team::arrange() {
   }
 }
 
-// Wakes a worker. The system would do so where it ran last, even while the caller computes there and other CPUs are idle.
+// Wakes a worker. The system would do so where it ran last, even if the caller computes there and other CPUs are idle.
 void Team::rouse(Place* place, Clock::time_point now) {
   place->wake_after = now + place->rest;
   place->rest = std::min<Clock::duration>(2 * place->rest, kLongestRest);
@@ -210,8 +210,8 @@ void Team::meet(int index) {
   }
 }
 
-// Wakes the waiter too. In the total order of the sequentially consistent operations either this sees that it is asleep,
-// or it sees the new value and does not go to sleep.
+// Wakes the waiter too. In the total order of the sequentially consistent operations either this sees that it is
+// asleep, or it sees the new value and does not go to sleep.
 void Team::set(Place* waiter, Counter* counter, unsigned value) {
   counter->value.store(value, std::memory_order_seq_cst);
   if (waiter->asleep.load(std::memory_order_seq_cst)) wake(waiter);
