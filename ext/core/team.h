@@ -2,12 +2,12 @@
 //
 // Whoever is ready takes part: a run is offered to the workers, and those that answer at once, each on a CPU of its
 // own, are its members; without any the caller computes alone. So a worker that sleeps, or whose CPU another program
-// has taken, costs a microsecond and not the milliseconds until the system lets it run. What is computed may not depend on
-// the number of members.
+// has taken, costs a microsecond and not the milliseconds until the system lets it run. What is computed may not
+// depend on the number of members.
 //
 // Measured on two CPUs, 40 barriers of 2 microseconds' work, 80 microseconds by one thread: two threads take 44. When
-// every run waited for both, Linux woke the worker where it had slept, on the caller's CPU even with the other idle, and
-// the two took turns of 200 microseconds: 8,700. Hence no run has two members on one CPU, and a sleeper is moved
+// every run waited for both, Linux woke the worker where it had slept, on the caller's CPU even with the other idle,
+// and the two took turns of 200 microseconds: 8,700. Hence no run has two members on one CPU, and a sleeper is moved
 // away before it is woken. With a busy program on one of the CPUs such a run took 290 to 470 on average, now 71 to 81:
 // alone while the worker has no CPU, and a member that loses its CPU within a run is fetched to the waiting one's.
 // Only the team's own threads are moved, and they keep every CPU that they were allowed to run on.
