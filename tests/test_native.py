@@ -372,7 +372,8 @@ def test_better_levels_are_named_with_the_reason(small, monkeypatch):
     assert native.levels_not_used() == {**dict.fromkeys(LEVELS[1:], "GHOST_ISA asks for scalar"), **lacking}
     assert native.levels_not_used(LEVELS[-1]) == lacking
     report = file_report(Path(path))
-    assert report["runtime"] == {"level": "scalar", "chosen_by": "GHOST_ISA", "not_used": native.levels_not_used()}
+    chosen = {"level": "scalar", "chosen_by": "GHOST_ISA", "not_used": native.levels_not_used()}
+    assert report["runtime"].items() >= chosen.items()
     text = describe_level(report["runtime"])
     assert text.startswith("level: scalar (set by GHOST_ISA)")
     assert text.count("not ") >= len(LEVELS) - 1
