@@ -93,7 +93,7 @@ def test_no_fused_and_no_estimated_instruction(programs):
     for unit in units:
         code = disassembly(unit)
         assert not re.search(FUSED_OR_ESTIMATED, code), unit.name
-        assert ("sdot" in code) == (unit.name == "kernels_neondot.o"), unit.name
+        assert ("sdot" in code) == (unit.name in ("kernels_neondot.o", "peaks.o")), unit.name  # peaks asks the CPU
     assert re.search(FUSED_OR_ESTIMATED, "  fmla\tv0.4s, v1.4s, v2.4s\n")
 
 

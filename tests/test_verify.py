@@ -200,5 +200,5 @@ def test_bench_names_the_level(path: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_bench_refuses_with_a_sentence(path: str, tmp_path) -> None:
     with pytest.raises(GhostError, match=r"(?i)no such file"):
         bench.bench_file(tmp_path / "absent.ghost")
-    with pytest.raises(GhostError, match="at least one repeat"):
+    with pytest.raises(GhostError, match="repeats must be in 1"):
         bench.bench_file(path, repeats=0)
