@@ -305,30 +305,24 @@ GHOST_ONE(softplus)
 template <typename V>
 GHOST_INLINE V vrint(V x) { return (x + kRintMagic) - kRintMagic; }
 
-#define GHOST_ALL(name)                          \
-  template <typename V, int kCount>              \
-  GHOST_INLINE void name##_each(V (&x)[kCount]) { \
-    GHOST_EACH x[i] = v##name(x[i]);             \
-  }
-GHOST_ALL(log)
-GHOST_ALL(log1p)
-GHOST_ALL(rint)
-#undef GHOST_ALL
 #undef GHOST_EACH
 
 // Vectors to compute together; with the fewer registers of other instruction sets, more would be kept in memory.
 constexpr int kGroup = kWidth == 16 ? 8 : 4;
 
-#define GHOST_SCALAR_AND_MAP(name)                                                          \
+// What comes before the vectors that are computed one by one.
+#define GHOST_GROUPS(name)                                                   \
+  for (; i + kGroup * kWidth <= n; i += kGroup * kWidth) {                   \
+    f32xn v[kGroup];                                                         \
+    for (int j = 0; j < kGroup; ++j) v[j] = load<f32xn>(x + i + j * kWidth); \
+    name##_each(v);                                                          \
+    for (int j = 0; j < kGroup; ++j) store(y + i + j * kWidth, v[j]);        \
+  }
+#define GHOST_SCALAR_AND_MAP(name, groups)                                                  \
   GHOST_INLINE float name##1(float x) { return v##name(broadcast<f32xn>(x))[0]; }           \
   GHOST_INLINE void map_##name(const float* x, float* y, size_t n) {                        \
     size_t i = 0;                                                                           \
-    for (; i + kGroup * kWidth <= n; i += kGroup * kWidth) {                                \
-      f32xn v[kGroup];                                                                      \
-      for (int j = 0; j < kGroup; ++j) v[j] = load<f32xn>(x + i + j * kWidth);              \
-      name##_each(v);                                                                       \
-      for (int j = 0; j < kGroup; ++j) store(y + i + j * kWidth, v[j]);                     \
-    }                                                                                       \
+    groups                                                                                  \
     for (; i < n; i += kWidth) {                                                            \
       const bool whole = i + kWidth <= n;                                                   \
       const f32xn v = v##name(whole ? load<f32xn>(x + i) : load_part<f32xn>(x + i, n - i)); \
@@ -336,13 +330,14 @@ constexpr int kGroup = kWidth == 16 ? 8 : 4;
       else store_part(y + i, v, n - i);                                                     \
     }                                                                                       \
   }
-GHOST_SCALAR_AND_MAP(exp)
-GHOST_SCALAR_AND_MAP(log)
-GHOST_SCALAR_AND_MAP(log1p)
-GHOST_SCALAR_AND_MAP(sigmoid)
-GHOST_SCALAR_AND_MAP(silu)
-GHOST_SCALAR_AND_MAP(softplus)
-GHOST_SCALAR_AND_MAP(rint)
+GHOST_SCALAR_AND_MAP(exp, )
+GHOST_SCALAR_AND_MAP(log, )
+GHOST_SCALAR_AND_MAP(log1p, )
+GHOST_SCALAR_AND_MAP(sigmoid, )
+GHOST_SCALAR_AND_MAP(silu, GHOST_GROUPS(silu))  // the one that whole rows go through
+GHOST_SCALAR_AND_MAP(softplus, )
+GHOST_SCALAR_AND_MAP(rint, )
+#undef GHOST_GROUPS
 #undef GHOST_SCALAR_AND_MAP
 
 // The lanes of a canonical sum added as a tree: lane i += lane i + 8, i + 4, i + 2, i + 1.
