@@ -80,7 +80,7 @@ struct Linear : Problem {
     fill(magnitude.data, size_t(blocks_of(rows)) * kBlock * groups, 0.1f, 1.0f);
     fill(x.data, size_t(tokens) * stride, -1.0f, 1.0f);
     trits = {codes.data, magnitude.data, groups > 1 ? 0.0f : -0.0f, blocks_of(rows), stride / kBlock, groups,
-             groups > 1 ? group / kBlock : stride / kBlock};
+             groups > 1 ? group / kBlock : stride / kBlock, 1};
     bytes = {codes.data, magnitude.data, blocks_of(rows), stride / 4};
     quantise(*ghost::kernels_scalar());
   }
@@ -93,6 +93,7 @@ struct Linear : Problem {
   void run(const ghost::Kernels& kernels) override {
     const ghost::Activations activations{q.data, scale.data, sums.data, tokens, stride, groups};
     const int blocks = trits.blocks;
+    trits.together = kernels.together;  // the codes are random, in every order
     if (int8) kernels.linear_bytes(&bytes, &activations, y.data, int64_t{blocks} * kBlock, 0, blocks);
     else kernels.linear(&trits, &activations, y.data, int64_t{blocks} * kBlock, 0, blocks);
   }

@@ -208,7 +208,8 @@ Outputs quantised_linear(const Kernels& kernels, const Case& vectors) {
   ghost::TritReader reader({&source, 0, source.size()}, int64_t{weight.shape[0]} * x.shape[1]);
   ghost::Arena arena;
   ghost::Matrix w;
-  require_memory(w.build(&reader, ghost::Halves{scales.data()}, weight.shape[0], x.shape[1], &arena));
+  require_memory(w.build(&reader, ghost::Halves{scales.data()}, weight.shape[0], x.shape[1],
+                         kernels.together, &arena));
   return {{"y", apply(kernels, w, QuantisedRows(kernels, x, kWholeRow))}};
 }
 
@@ -238,7 +239,7 @@ Outputs codebook_linear(const Kernels& kernels, const Case& vectors) {
   ghost::Arena arena;
   ghost::Matrix w;
   require_memory(w.build(&reader, {&indices, 0, indices.size()}, ghost::Halves{codebook.data()}, rows, columns,
-                         std::min(group, kWholeRow), &arena));
+                         std::min(group, kWholeRow), kernels.together, &arena));
   return {{"y", apply(kernels, w, QuantisedRows(kernels, x, group))}};
 }
 

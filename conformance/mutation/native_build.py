@@ -20,8 +20,6 @@ from ghost_ref.errors import GhostError
 CORE, BINDINGS = "ext/core", "ext/bindings"
 FLAGS = "-std=c++17 -O1 -g0 -fPIC -fno-fast-math -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wno-psabi -w"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # what some systems call them
-CLEAN = "kernels_avx512vnni"
-"""Always compiled without the fault: AVX-VNNI has the same text, and this one takes the longest."""
 
 
 @dataclass
@@ -47,8 +45,7 @@ class Builder:
             target = source / operator.file
             target.write_text(operator.patch(target.read_text(encoding="utf-8")), encoding="utf-8")
         with ThreadPoolExecutor(available_cpus()) as pool:
-            units = units_of_this_machine()
-            objects = list(pool.map(lambda unit: self._object(unit, ROOT if CLEAN in unit else source), units))
+            objects = list(pool.map(lambda unit: self._object(unit, source), units_of_this_machine()))
         module = directory / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
         self._run([*map(str, objects), "-shared", "-pthread", "-o", str(module)])
         return module

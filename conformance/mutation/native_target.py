@@ -17,7 +17,7 @@ from conformance.mutation.operator import ROOT, Operator
 from conformance.mutation.outcome import Outcome
 from ghost_ref.errors import GhostError
 
-LEVELS = ("native-scalar", "native-avx2", "native-avxvnni", "native-neon")
+LEVELS = ("native-scalar", "native-avx2", "native-avxvnni", "native-avx512vnni", "native-neon")
 """The backends judged: the one that every machine has, and those with matrix products of their own."""
 LONGEST = 600  # seconds that one fault may take
 builder = cache(Builder)

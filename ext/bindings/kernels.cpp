@@ -75,7 +75,7 @@ py::array_t<float> ternary_linear(const py::object& x, const py::object& trits, 
   const py::array packed = check_trits(trits, rows, columns);
   Source source = in_memory(packed);
   TritReader reader({&source, 0, source.size()}, int64_t{rows} * columns);
-  require_memory(w.build(&reader, Halves{data_of<uint8_t>(s)}, rows, columns, &arena));
+  require_memory(w.build(&reader, Halves{data_of<uint8_t>(s)}, rows, columns, kernels.together, &arena));
   return apply(kernels, w, rows, QuantisedRows(kernels, input, kWholeRow));
 }
 
@@ -94,7 +94,7 @@ py::array_t<float> codebook_linear(const py::object& x, const py::object& trits,
   Source source = in_memory(packed), index_source = in_memory(indices);
   TritReader reader({&source, 0, source.size()}, int64_t{rows} * columns);
   require_memory(w.build(&reader, {&index_source, 0, index_source.size()}, Halves{data_of<uint8_t>(book)}, rows,
-                         columns, group, &arena));
+                         columns, group, kernels.together, &arena));
   return apply(kernels, w, rows, QuantisedRows(kernels, input, group));
 }
 

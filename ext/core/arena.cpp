@@ -37,7 +37,6 @@ Arena::~Arena() {
 }
 
 void Arena::expect(uint64_t bytes) {
-  expected_ = bytes;
   block_size_ = static_cast<size_t>(std::clamp<uint64_t>(bytes / 4, kSmallestBlock, kLargestBlock));
 }
 

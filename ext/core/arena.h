@@ -17,18 +17,13 @@ class Arena {
 
   // How much will be taken, roughly: decides the size of the blocks that are asked from the system.
   void expect(uint64_t bytes);
-  // Whether that is more than processors' caches hold.
-  bool exceeds_caches() const { return expected_ > kCaches; }
   // 64-byte aligned memory; nullptr when there is none.
   void* take(size_t bytes);
 
  private:
   struct Block;
 
-  static constexpr uint64_t kCaches = uint64_t{32} << 20;  // bytes: the last cache of a usual desktop or server
-
   Block* last_ = nullptr;
-  uint64_t expected_ = 0;
   size_t block_size_ = size_t{1} << 16;
   size_t used_ = 0, size_ = 0;  // of the last block
 };

@@ -337,8 +337,8 @@ void log_softmax(float* x, int n) {
 void linear(const TritMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end);
 void linear_bytes(const ByteMatrix* w, const Activations* x, float* y, int64_t y_stride, int begin, int end);
 
-constexpr Kernels kernel_table(const char* name) {
-  return {name, map,    quantise_row, linear, linear_bytes, rms_norm,    unit,       conv_silu,
+constexpr Kernels kernel_table(const char* name, int together = 1) {
+  return {name, together, map,    quantise_row, linear, linear_bytes, rms_norm,    unit,       conv_silu,
           scan, swiglu, dot,          axpy,   softmax,      log_softmax, choose_byte};
 }
 

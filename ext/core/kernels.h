@@ -18,16 +18,25 @@ constexpr int kMaxTaps = 16;
 // A ternary or codebook matrix: y = (start + sum over groups g of float(S_g) * magnitude_g) * s_x with S_g the sum of
 // trit * q over the group.
 // One group with start -0 gives float(S) * s_w exactly (-0 + v is v for every v); a codebook sum starts at +0.
+// The blocks of rows form strips of `together` blocks, the last one of those that are left.
 struct TritMatrix {
-  const uint8_t* codes;    // [blocks][k_blocks][16 rows][4]: bits 2s of byte b hold w + 1 of column 16 k_block + 4s + b
-  const float* magnitude;  // [blocks][groups][16 rows]
+  const uint8_t* codes;    // [strips][k_blocks][blocks of the strip][16 rows][4]: bits 2s of byte b hold w + 1 of column
+                           // 16 k_block + 4s + b
+  const float* magnitude;  // [strips][groups][blocks of the strip][16 rows]
   float start;
   int blocks;        // of 16 rows
   int k_blocks;      // of 16 columns
   int groups;        // magnitudes per row
   int group_blocks;  // k_blocks per group; the last group may have fewer
-  bool far = false;  // one of so many that its codes come from memory, not from a cache; the bits are the same
+  int together;      // blocks of a strip, a power of two
 };
+
+// The blocks of the strip that `block` belongs to. Internal linkage: compiled for one instruction set, it must not be
+// linked into another.
+static inline int strip_size(const TritMatrix& w, int block) {
+  const int left = w.blocks - (block & -w.together);
+  return left < w.together ? left : w.together;
+}
 
 // An int8 matrix (the head). y = (float(S) * scale) * s_x.
 struct ByteMatrix {
@@ -74,6 +83,7 @@ enum class Function { kExp, kLog, kLog1p, kSigmoid, kSilu, kSoftplus, kRint };
 
 struct Kernels {
   const char* name;
+  int together;  // blocks of rows that `linear` wants in a strip
   // y[i] = function(x[i]), any n.
   void (*map)(Function function, const float* x, float* y, int64_t n);
   // q (padded to a multiple of 16), scale and the sum of q over every `group` elements.

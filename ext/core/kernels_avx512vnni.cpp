@@ -4,7 +4,7 @@
 namespace ghost {
 
 const Kernels* kernels_avx512vnni() {
-  static constexpr Kernels table = kernel_table("avx512vnni");
+  static constexpr Kernels table = kernel_table("avx512vnni", kTogether);
   return &table;
 }
 

@@ -10,6 +10,7 @@ const Kernels* kernels_avxvnni() {
   static const Kernels table = [] {
     Kernels kernels = *kernels_avx2();
     kernels.name = "avxvnni";
+    kernels.together = kTogether;
     kernels.linear = linear;
     kernels.linear_bytes = linear_bytes;
     return kernels;

@@ -31,53 +31,58 @@ float half_to_float(uint16_t half) {
 
 size_t Matrix::code_bytes() const { return static_cast<size_t>(view_.blocks) * view_.k_blocks * kLineBytes; }
 
-bool Matrix::unpack(TritReader* trits, int rows, int columns, int groups, Arena* arena) {
+uint8_t* Matrix::codes_of(int row) {
+  const int block = row / kBlock, first = block & -view_.together;
+  return codes_ + (int64_t{first} * view_.k_blocks + block - first) * kLineBytes + row % kBlock * 4;
+}
+
+float* Matrix::magnitude_of(int row, int group) {
+  const int block = row / kBlock, first = block & -view_.together;
+  const int64_t line = int64_t{first} * view_.groups + int64_t{group} * strip_size(view_, block) + block - first;
+  return magnitude_ + line * kBlock + row % kBlock;
+}
+
+bool Matrix::unpack(TritReader* trits, int rows, int columns, int groups, int together, Arena* arena) {
   rows_ = rows;
   view_.blocks = blocks_of(rows);
   view_.k_blocks = blocks_of(columns);
   view_.groups = groups;
-  view_.far = arena->exceeds_caches();
-  const size_t block_bytes = static_cast<size_t>(view_.k_blocks) * kLineBytes;
+  view_.together = together;
   Buffer<uint8_t> codes;
   codes_ = static_cast<uint8_t*>(arena->take(code_bytes()));
   magnitude_ = static_cast<float*>(arena->take(magnitude_floats() * sizeof(float)));
   if (codes_ == nullptr || magnitude_ == nullptr || !codes.allocate(padded(columns) + TritReader::kSlack)) return false;
   view_.codes = codes_;
   view_.magnitude = magnitude_;
-  for (int r = 0; r < rows; ++r) {
-    trits->read(columns, codes.data());
-    uint8_t* row = codes_ + r / kBlock * block_bytes + r % kBlock * 4;
-    for (int k = 0; k < view_.k_blocks; ++k) interleave(codes.data() + k * kBlock, row + k * kLineBytes);
-  }
-  // Rows that only fill the last block: codes of any kind, times a magnitude of zero.
-  for (int r = rows; r < padded(rows); ++r) {
-    uint8_t* row = codes_ + r / kBlock * block_bytes + r % kBlock * 4;
-    for (int k = 0; k < view_.k_blocks; ++k) std::memset(row + k * kLineBytes, 0, 4);
+  for (int r = 0; r < padded(rows); ++r) {
+    if (r < rows) trits->read(columns, codes.data());  // behind the last row the same codes times a magnitude of zero
+    const int64_t step = int64_t{strip_size(view_, r / kBlock)} * kLineBytes;
+    uint8_t* row = codes_of(r);
+    for (int k = 0; k < view_.k_blocks; ++k) interleave(codes.data() + k * kBlock, row + k * step);
   }
   std::memset(magnitude_, 0, magnitude_floats() * sizeof(float));
   return true;
 }
 
-bool Matrix::build(TritReader* trits, Halves scale, int rows, int columns, Arena* arena) {
-  if (!unpack(trits, rows, columns, 1, arena)) return false;
+bool Matrix::build(TritReader* trits, Halves scale, int rows, int columns, int together,
+                   Arena* arena) {
+  if (!unpack(trits, rows, columns, 1, together, arena)) return false;
   view_.start = -0.0f;
   view_.group_blocks = view_.k_blocks;
-  for (int r = 0; r < rows; ++r) magnitude_[r] = scale[r];
+  for (int r = 0; r < rows; ++r) *magnitude_of(r, 0) = scale[r];
   return true;
 }
 
 bool Matrix::build(TritReader* trits, const Range& index, Halves codebook, int rows, int columns, int group,
-                   Arena* arena) {
+                   int together, Arena* arena) {
   const int groups = (columns + group - 1) / group;
-  if (!unpack(trits, rows, columns, groups, arena)) return false;
+  if (!unpack(trits, rows, columns, groups, together, arena)) return false;
   view_.start = 0.0f;
   view_.group_blocks = group / kBlock;
   index.source->start(index.offset, index.size);
   for (int r = 0; r < rows; ++r) {
     const uint8_t* row = index.source->next(static_cast<size_t>(groups));
-    for (int g = 0; row != nullptr && g < groups; ++g) {
-      magnitude_[(static_cast<size_t>(r / kBlock) * groups + g) * kBlock + r % kBlock] = codebook[row[g]];
-    }
+    for (int g = 0; row != nullptr && g < groups; ++g) *magnitude_of(r, g) = codebook[row[g]];
   }
   return true;
 }

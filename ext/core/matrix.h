@@ -35,18 +35,21 @@ class Matrix {
   int blocks() const { return view_.blocks; }
   size_t bytes() const { return code_bytes() + magnitude_floats() * sizeof(float); }
 
-  // The next `rows` rows of `columns` columns of row-major trits, and one float16 scale per row. Faults of the trits are
-  // the reader's to tell. False when there is no memory.
-  bool build(TritReader* trits, Halves scale, int rows, int columns, Arena* arena);
+  // The next `rows` rows of `columns` columns of row-major trits, and one float16 scale per row, for kernels that want
+  // `together` blocks in a strip. Faults of the trits are the reader's to tell. False when there is no memory.
+  bool build(TritReader* trits, Halves scale, int rows, int columns, int together, Arena* arena);
 
   // A codebook matrix: index (rows, groups), uint8, into codebook (256) for every `group` columns. The indices are read
   // from their range after the trits. False when there is no memory.
-  bool build(TritReader* trits, const Range& index, Halves codebook, int rows, int columns, int group, Arena* arena);
+  bool build(TritReader* trits, const Range& index, Halves codebook, int rows, int columns, int group,
+             int together, Arena* arena);
 
  private:
   size_t code_bytes() const;
   size_t magnitude_floats() const { return static_cast<size_t>(view_.blocks) * view_.groups * kBlock; }
-  bool unpack(TritReader* trits, int rows, int columns, int groups, Arena* arena);
+  bool unpack(TritReader* trits, int rows, int columns, int groups, int together, Arena* arena);
+  uint8_t* codes_of(int row);  // of its first k-block
+  float* magnitude_of(int row, int group);
 
   uint8_t* codes_ = nullptr;
   float* magnitude_ = nullptr;

@@ -15,8 +15,8 @@ constexpr char kFormat[] = "ghost-packed";
 // loading code below reads as a list.
 class Loader {
  public:
-  Loader(const std::string& path, const Container& container, Source* source, Arena* arena)
-      : path_(path), container_(container), source_(*source), arena_(*arena) {}
+  Loader(const std::string& path, const Container& container, Source* source, int together, Arena* arena)
+      : path_(path), container_(container), source_(*source), together_(together), arena_(*arena) {}
 
   const Status& status() const { return status_; }
   size_t taken() const { return taken_; }
@@ -51,7 +51,8 @@ class Loader {
     TritReader reader(range(trits), int64_t{rows} * columns);
     int first = 0;
     for (const Part& part : parts) {
-      const bool built = part.matrix->build(&reader, Halves{scale.data() + 2 * first}, part.rows, columns, &arena_);
+      const bool built = part.matrix->build(&reader, Halves{scale.data() + 2 * first}, part.rows, columns, together_,
+                                            &arena_);
       if (!built) return no_memory();
       first += part.rows;
       bytes_ += part.matrix->bytes();
@@ -67,7 +68,9 @@ class Loader {
     const TensorInfo* index = take(name + ".index", Dtype::U8, {rows, (columns + group - 1) / group});
     if (!status_.ok()) return;
     TritReader reader(range(trits), int64_t{rows} * columns);
-    if (!out->build(&reader, range(index), Halves{codebook.data()}, rows, columns, group, &arena_)) return no_memory();
+    if (!out->build(&reader, range(index), Halves{codebook.data()}, rows, columns, group, together_, &arena_)) {
+      return no_memory();
+    }
     bytes_ += out->bytes();
     check_trits(name, reader);
   }
@@ -171,6 +174,7 @@ class Loader {
   const std::string& path_;
   const Container& container_;
   Source& source_;
+  const int together_;  // blocks of a strip of the matrices
   Arena& arena_;
   Status status_;
   size_t taken_ = 0;
@@ -284,7 +288,7 @@ Status load_weights(const std::string& path, const Kernels& kernels, Weights* we
     return Status::error(path + ": " + status.message() + "; it was not written by this version of Ghost.");
   }
   weights->arena.expect(source.size());
-  Loader loader(path, container.value, &source, &weights->arena);
+  Loader loader(path, container.value, &source, kernels.together, &weights->arena);
   load_all(&loader, kernels, weights);
   if (!loader.status().ok()) return loader.status();
   if (loader.taken() != container.value.tensors.size()) {

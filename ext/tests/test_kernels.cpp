@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -131,22 +133,45 @@ void compare(const std::vector<const Kernels*>& levels, const std::string& what,
   }
 }
 
+// Codes and magnitudes as a level's kernels want them: strips of `together` blocks.
+struct Strips {
+  Guarded<uint8_t> codes;
+  Guarded<float> magnitude;
+
+  // code (padded rows, padded columns), size (padded rows, groups)
+  Strips(const std::vector<int>& code, const std::vector<float>& size, size_t blocks, size_t k_blocks, size_t groups,
+         size_t together)
+      : codes(blocks * k_blocks * 64), magnitude(blocks * groups * kBlock) {
+    size_t line = 0, at = 0;
+    for (size_t first = 0; first < blocks; first += together) {
+      const size_t last = std::min(first + together, blocks);
+      for (size_t k = 0; k < k_blocks; ++k) {
+        for (size_t block = first; block < last; ++block, ++line) {
+          for (size_t i = 0; i < kBlock * kBlock; ++i) {
+            const size_t row = i / kBlock, column = i % kBlock;
+            const int c = code[(block * kBlock + row) * k_blocks * kBlock + k * kBlock + column];
+            codes[line * 64 + row * 4 + column % 4] |= static_cast<uint8_t>(c << (column / 4 * 2));
+          }
+        }
+      }
+      for (size_t g = 0; g < groups; ++g) {
+        for (size_t row = first * kBlock; row < last * kBlock; ++row) magnitude[at++] = size[row * groups + g];
+      }
+    }
+  }
+};
+
 void test_trits(const std::vector<const Kernels*>& levels, const Shape& s, Fill weights, Fill activations) {
   const size_t blocks = blocks_of(s.rows), k_blocks = blocks_of(s.columns), padded = k_blocks * kBlock;
   const Rows x(s, activations);
   const auto groups = static_cast<size_t>(x.groups);
-  Guarded<uint8_t> codes(blocks * k_blocks * 64);
-  Guarded<float> magnitude(blocks * groups * kBlock);
-  std::vector<int> trits(blocks * kBlock * padded, -1);  // what code 0 stands for
+  std::vector<int> code(blocks * kBlock * padded);
+  std::vector<float> size(blocks * kBlock * groups);
   for (size_t r = 0; r < static_cast<size_t>(s.rows); ++r) {
     for (size_t k = 0; k < static_cast<size_t>(s.columns); ++k) {
-      const int w = trits[r * padded + k] = choose(weights, static_cast<int>(k), -1, 1);
-      const size_t column = k % kBlock, line = r / kBlock * k_blocks + k / kBlock;
-      codes[line * 64 + r % kBlock * 4 + column % 4] |= static_cast<uint8_t>((w + 1) << (column / 4 * 2));
+      code[r * padded + k] = choose(weights, static_cast<int>(k), -1, 1) + 1;
     }
-    for (size_t g = 0; g < groups; ++g) {
-      magnitude[(r / kBlock * groups + g) * kBlock + r % kBlock] = std::ldexp(0.7f, uniform(-8, 8));
-    }
+    for (size_t g = 0; g < groups; ++g) size[r * groups + g] = std::ldexp(0.7f, uniform(-8, 8));
   }
   const bool whole = groups == 1;
   const float start = whole ? -0.0f : 0.0f;
@@ -158,23 +183,27 @@ void test_trits(const std::vector<const Kernels*>& levels, const Shape& s, Fill 
         const size_t first = g * static_cast<size_t>(s.group);
         int64_t exact = 0;
         for (size_t k = first; k < std::min(first + static_cast<size_t>(s.group), padded); ++k) {
-          exact += trits[r * padded + k] * x.q[t * static_cast<size_t>(x.stride) + k];
+          exact += (code[r * padded + k] - 1) * x.q[t * static_cast<size_t>(x.stride) + k];
         }
-        sum = sum + static_cast<float>(exact) * magnitude[(r / kBlock * groups + g) * kBlock + r % kBlock];
+        sum = sum + static_cast<float>(exact) * size[r * groups + g];
       }
       truth.push_back(sum * x.scale[t]);
     }
   }
   const Activations view = x.view(s);
-  for (const bool far : {false, true}) {
-    const ghost::TritMatrix w{codes.data(), magnitude.data(), start, static_cast<int>(blocks),
-                              static_cast<int>(k_blocks), x.groups,
-                              whole ? static_cast<int>(k_blocks) : s.group / kBlock, far};
-    compare(levels, words(far ? "linear, far" : "linear", s, weights, activations), truth, s.tokens, blocks,
-            [&](const Kernels* level, float* y, int64_t y_stride, int begin, int end) {
-              level->linear(&w, &view, y, y_stride, begin, end);
-            });
-  }
+  std::map<int, std::unique_ptr<Strips>> forms;
+  compare(levels, words("linear", s, weights, activations), truth, s.tokens, blocks,
+          [&](const Kernels* level, float* y, int64_t y_stride, int begin, int end) {
+            auto& strips = forms[level->together];
+            if (!strips) {
+              const auto together = static_cast<size_t>(level->together);
+              strips = std::make_unique<Strips>(code, size, blocks, k_blocks, groups, together);
+            }
+            const ghost::TritMatrix w{strips->codes.data(), strips->magnitude.data(), start, static_cast<int>(blocks),
+                                      static_cast<int>(k_blocks), x.groups,
+                                      whole ? static_cast<int>(k_blocks) : s.group / kBlock, level->together};
+            level->linear(&w, &view, y, y_stride, begin, end);
+          });
 }
 
 void test_bytes(const std::vector<const Kernels*>& levels, const Shape& s, Fill weights, Fill activations) {
@@ -248,13 +277,14 @@ void test_extremes(const std::vector<const Kernels*>& levels) {
       // Many rows and tokens around the ends of the first 256s of columns, after which tables widen their sums.
       const bool ends = k % kBlock == 0, many = ends && k <= 1040 && (k + kBlock) % 256 < 3 * kBlock;
       const int blocks = many ? kBlocks : 1, all = many ? kTokens : 5;
-      const ghost::TritMatrix trits{codes.data(), ones.data(), -0.0f, blocks, k_blocks, 1, k_blocks};
+      ghost::TritMatrix trits{codes.data(), ones.data(), -0.0f, blocks, k_blocks, 1, k_blocks, 1};
       const ghost::ByteMatrix weights{bytes.data(), ones.data(), blocks, 4 * k_blocks};
       for (const int tokens : {1, all}) {
         if (!ends && tokens != (k / 4 % 2 == 0 ? 1 : all)) continue;
         const Activations x{q.data(), scale.data(), sums.data(), tokens, kColumns, 1};
         for (const Kernels* level : levels) {
           std::vector<float> y(static_cast<size_t>(tokens * blocks * kBlock)), expected(y.size());
+          trits.together = level->together;  // all codes are the same, in every order
           level->linear(&trits, &x, y.data(), blocks * kBlock, 0, blocks);
           expected.assign(y.size(), static_cast<float>((high ? 1 : -1) * value * k));
           check(same_all(y.data(), expected.data(), y.size()), level, "extreme trits, columns " + std::to_string(k));
