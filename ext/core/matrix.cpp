@@ -90,25 +90,21 @@ bool Matrix::build(TritReader* trits, const Range& index, Halves codebook, int r
 bool Embedding::allocate(int columns) {
   columns_ = columns;
   const int k_quads = padded(columns) / 4;
-  if (!rows_.allocate(static_cast<size_t>(kVocabulary) * columns) || !scale_.allocate(kVocabulary) ||
-      !bytes_.allocate(static_cast<size_t>(kVocabulary) * k_quads * 4)) {
-    return false;
-  }
+  if (!scale_.allocate(kVocabulary) || !bytes_.allocate(static_cast<size_t>(kVocabulary) * k_quads * 4)) return false;
   view_ = {bytes_.data(), scale_.data(), blocks_of(kVocabulary), k_quads};
   return true;
 }
 
 void Embedding::set_row(int byte, const int8_t* row, float scale) {
   scale_[static_cast<size_t>(byte)] = scale;
-  std::memcpy(rows_.data() + static_cast<size_t>(byte) * columns_, row, static_cast<size_t>(columns_));
   uint8_t* head = bytes_.data() + int64_t{byte / kBlock} * view_.k_quads * kLineBytes + byte % kBlock * 4;
   for (int k = 0; k < columns_; ++k) head[k / 4 * kLineBytes + k % 4] = static_cast<uint8_t>(row[k] + 128);
 }
 
 void Embedding::row(int byte, float* out) const {
-  const int8_t* row = rows_.data() + int64_t{byte} * columns_;
+  const uint8_t* head = bytes_.data() + int64_t{byte / kBlock} * view_.k_quads * kLineBytes + byte % kBlock * 4;
   const float scale = scale_[static_cast<size_t>(byte)];
-  for (int i = 0; i < columns_; ++i) out[i] = static_cast<float>(row[i]) * scale;
+  for (int k = 0; k < columns_; ++k) out[k] = static_cast<float>(head[k / 4 * kLineBytes + k % 4] - 128) * scale;
 }
 
 }  // namespace ghost

@@ -57,11 +57,11 @@ class Matrix {
   int rows_ = 0;
 };
 
-// The embedding: int8 rows with a float16 scale, in the head's layout and, as they are, for look-up.
+// The embedding: int8 rows with a float16 scale, in the head's layout.
 class Embedding {
  public:
   const ByteMatrix* head() const { return &view_; }
-  size_t bytes() const { return rows_.bytes() + bytes_.bytes() + scale_.bytes(); }
+  size_t bytes() const { return bytes_.bytes() + scale_.bytes(); }
 
   // 256 rows of zeros. False when there is no memory.
   bool allocate(int columns);
@@ -72,7 +72,6 @@ class Embedding {
   void row(int byte, float* out) const;
 
  private:
-  Buffer<int8_t> rows_;
   Buffer<uint8_t> bytes_;
   Buffer<float> scale_;
   ByteMatrix view_{};

@@ -97,7 +97,19 @@ void Member::tokenizer() {
       for (int i = begin; i < end; ++i) h[i] = e[i] + y[i];
     }
   }
+  // The chunk's rows are needed for other things after the barrier, the states' own until it when there is one token.
+  if (n > 1) keep_embeddings();
   barrier();
+  if (n == 1) keep_embeddings();
+}
+
+// Every stream's last embeddings into its state, by the first member.
+void Member::keep_embeddings() {
+  const size_t taps = static_cast<size_t>(config_.d_conv - 1), d = static_cast<size_t>(config_.d_model);
+  for (int s = 0; index_ == 0 && s < pass_.stream_count; ++s) {
+    State& state = *pass_.streams[s].state;
+    copy(state.at(state.layout().tokenizer), embedding_row(pass_.streams[s].end - 1, s) + d, taps * d);
+  }
 }
 
 // The depth D_t and the next-byte log-probabilities of every token, from the tokenizer's output.
@@ -215,13 +227,9 @@ void run(Pass* pass) {
   const auto member = [](void* argument, int index) { Member(static_cast<Pass*>(argument), index).run(); };
   pass->team.run(member, pass, pass->length);
   const Config& config = pass->weights.config;
-  const size_t d = static_cast<size_t>(config.d_model), taps = static_cast<size_t>(config.d_conv - 1);
-  const Vector& embeddings = pass->length == 1 ? pass->work.members[0].embeddings : pass->work.embeddings;
   for (int s = 0; s < pass->stream_count; ++s) {
     const Stream& stream = pass->streams[s];
     State& state = *stream.state;
-    const size_t next = static_cast<size_t>(stream.end) + static_cast<size_t>(s) * taps;  // the row after its last one
-    copy(state.at(state.layout().tokenizer), embeddings.data() + next * d, taps * d);
     if (!config.surprise_layers.empty()) {
       const size_t last = static_cast<size_t>(stream.end - 1);
       copy(state.at(state.layout().log_q), pass->work.log_q.data() + last * kVocabulary, kVocabulary);

@@ -53,6 +53,7 @@ class Member {
   // Tokenizer, predictors and head (pass.cpp).
   void embed();
   void tokenizer();
+  void keep_embeddings();
   void predictors();
   void surprise_logits();
   void surprise_log_softmax();
@@ -110,7 +111,6 @@ class Member {
     const int step = n == 1 ? blocks.end - blocks.begin : kTile;
     for (int b = blocks.begin; b < blocks.end; b += step) function(Share{b, b + step < blocks.end ? b + step : blocks.end});
   }
-  static constexpr int kTile = 4;
 
   Pass& pass_;
   const Kernels& kernels_;

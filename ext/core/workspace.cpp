@@ -5,20 +5,16 @@
 namespace ghost {
 namespace {
 
-int widest_row(const Config& config) {
-  return padded(std::max({config.d_conv * config.d_model, config.d_inner(), config.d_ff, config.dt_rank}));
-}
-
 int most_groups(const Config& config) {
   return (std::max(config.d_model, config.d_ff) + config.codebook_group - 1) / config.codebook_group;
 }
 
 }  // namespace
 
-bool QuantisedRows::allocate(const Config& config, int tokens) {
+bool QuantisedRows::allocate(int tokens, int columns, int groups) {
   const size_t n = static_cast<size_t>(tokens);
-  width = widest_row(config);
-  sums_stride = most_groups(config);
+  width = padded(columns);
+  sums_stride = groups;
   return q.allocate(n * width) && scale.allocate(n) && sums.allocate(n * sums_stride);
 }
 
@@ -27,7 +23,8 @@ bool TokenRows::allocate(const Config& config, int tokens) {
   d_stride = row_stride(config.d_model);
   p_stride = row_stride(config.dt_rank + 2 * config.d_state);
   return row.allocate(n * d_stride) && projected.allocate(n * p_stride) && gate.allocate(n) && depth.allocate(n) &&
-         outer.allocate(config, tokens) && inner.allocate(config, tokens);
+         outer.allocate(tokens, std::max(config.d_conv * config.d_model, config.d_ff), most_groups(config)) &&
+         inner.allocate(tokens, std::max(config.d_inner(), config.dt_rank), 1);
 }
 
 size_t TokenRows::bytes() const {
@@ -36,30 +33,33 @@ size_t TokenRows::bytes() const {
 
 bool MemberSpace::allocate(const Config& config) {
   return rows.allocate(config, 1) && embeddings.allocate(static_cast<size_t>(config.d_conv) * config.d_model) &&
-         slots.allocate(static_cast<size_t>(padded(config.attention_slots)));
+         slots.allocate(static_cast<size_t>(padded(config.attention_slots))) &&
+         up.allocate(static_cast<size_t>(kChunk * row_stride(kTile * kBlock) + row_stride(config.d_ff)));
 }
 
 bool Workspace::allocate(const Config& config, int team_size) {
   d_stride = row_stride(config.d_model);
   e_stride = row_stride(config.d_inner());
   f_stride = row_stride(config.d_ff);
-  const size_t n = kChunk, d = n * d_stride, e = n * e_stride, f = n * f_stride;
+  up_stride = row_stride(kTile * kBlock);
+  const size_t n = kChunk, d = n * d_stride, e = n * e_stride, f = n * f_stride, window = n * config.d_conv * config.d_model;
   struct Request {
     Vector* vector;
     size_t size;
   };
   const Request requests[] = {
-      {&embeddings, n * config.d_conv * config.d_model}, {&h, d}, {&log_q, n * kVocabulary}, {&u, d},
-      {&wide, std::max(4 * e, 2 * f)}, {&out, d}, {&query, d}, {&read, d}, {&new_keys, d},
-      {&new_values, d}, {&new_bias, n},
+      {&h, d}, {&log_q, n * kVocabulary}, {&u, d}, {&out, d}, {&new_bias, n},
+      {&shared, std::max({window, 3 * e, 4 * d, f})},
   };
   for (const Request& request : requests) {
     if (!request.vector->allocate(request.size)) return false;
     bytes_ += request.vector->bytes();
   }
-  float* at = wide.data();
-  xc = {at}, z = {at + e}, dt = {at + 2 * e}, y = {at + 3 * e};
-  gate = {at}, up = {at + f};
+  float* at = shared.data();
+  embeddings = {at};
+  xc = {at}, z = {at + e}, dt = y = {at + 2 * e};
+  query = {at}, read = {at + d}, new_keys = {at + 2 * d}, new_values = {at + 3 * d};
+  gate = {at};
   if (!rows.allocate(config, kChunk) || !members.allocate(static_cast<size_t>(team_size))) return false;
   bytes_ += rows.bytes();
   for (MemberSpace& member : members) {

@@ -7,6 +7,7 @@
 namespace ghost {
 
 constexpr int kChunk = 64;  // tokens processed together
+constexpr int kTile = 4;    // blocks of a chunk that go through several kernels while their results are in the cache
 
 // Rows of a few tokens in their quantised form.
 struct QuantisedRows {
@@ -15,7 +16,7 @@ struct QuantisedRows {
   Buffer<int32_t> sums;  // [tokens][sums_stride]
   int width = 0, sums_stride = 0;
 
-  bool allocate(const Config& config, int tokens);
+  bool allocate(int tokens, int columns, int groups);
   size_t bytes() const { return q.bytes() + scale.bytes() + sums.bytes(); }
 };
 
@@ -41,12 +42,13 @@ struct MemberSpace {
   TokenRows rows;         // of one token
   Vector embeddings;      // [d_conv][d], of one token
   Vector slots;           // scores of the attention slots
+  Vector up;              // [tokens][up_stride] from the column of the tile on: one token's row, or a tile of a chunk
   int kept[kChunk];       // the tokens that the layer processes
   int first[kChunk + 1];  // of them, the first one of every stream; then their number
   float score[kChunk];    // their Mixture-of-Depths scores, then gates
 
   bool allocate(const Config& config);
-  size_t bytes() const { return rows.bytes() + embeddings.bytes() + slots.bytes(); }
+  size_t bytes() const { return rows.bytes() + embeddings.bytes() + slots.bytes() + up.bytes(); }
 };
 
 // A part of an array.
@@ -60,18 +62,21 @@ struct Workspace {
   size_t bytes() const { return bytes_; }
 
   int d_stride = 0, e_stride = 0, f_stride = 0;  // row_stride of d, E, F
-  Vector embeddings;            // [d_conv tokens][d]: of every stream its last d_conv - 1 and the new ones
-  Vector h;                     // [tokens][d_stride], the residual stream
-  Vector log_q;                 // [tokens][256]
-  Vector u;                     // [kept][d_stride], the layer's own stream
-  Vector wide;                  // the mixer's arrays and, when it is done (a barrier lies between), the FFN's
-  Slice xc, z, dt, y;           // [kept][e_stride]
-  Vector out;                   // [kept][d_stride], what a branch adds
-  Vector query, read;           // [kept][d_stride], into and out of attention and memory
-  Vector new_keys, new_values;  // [kept][d_stride], of a stream's strided tokens from its first row on
-  Vector new_bias;              // [kept], of the strided tokens
-  Slice gate, up;               // [kept][f_stride]
-  TokenRows rows;               // shared by the team
+  int up_stride = 0;                             // of a tile of kTile blocks
+  Vector h;         // [tokens][d_stride], the residual stream
+  Vector log_q;     // [tokens][256]
+  Vector u;         // [kept][d_stride], the layer's own stream
+  Vector out;       // [kept][d_stride], what a branch adds
+  Vector new_bias;  // [kept], of the strided tokens
+  TokenRows rows;   // shared by the team
+  // What the tokenizer and the branches of a layer use, one after the other in the same memory: a barrier lies between.
+  Vector shared;
+  Slice embeddings;            // [d_conv tokens][d]: of every stream its last d_conv - 1 and the new ones
+  Slice xc, z;                 // [kept][e_stride]
+  Slice dt, y;                 // [kept][e_stride], one array: the scan replaces the steps by its result
+  Slice query, read;           // [kept][d_stride], into and out of attention and memory
+  Slice new_keys, new_values;  // [kept][d_stride], of a stream's strided tokens from its first row on
+  Slice gate;                  // [kept][f_stride]
   Buffer<MemberSpace> members;
 
  private:
