@@ -285,6 +285,8 @@ def test_logits_are_those_of_the_reference(api, reference, data, cut):
     actual = np.concatenate([api.logits(state, piece) for piece in pieces])
     np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
     np.testing.assert_array_equal(api.feed(fork, data).view(np.uint32), expected[-1].view(np.uint32))
+    api.call("ghost_reset", state)
+    np.testing.assert_array_equal(api.logits(state, data).view(np.uint32), expected.view(np.uint32))
     api.library.ghost_free_state(state)
     api.library.ghost_free_state(fork)
 
@@ -357,6 +359,7 @@ def test_wrong_arguments(api, library, path, tmp_path):
             ("model is NULL", "ghost_new_state", None, c.byref(out)),
             ("state is NULL", "ghost_new_state", api.model, None),
             ("state is NULL", "ghost_fork", None, c.byref(out)), ("copy is NULL", "ghost_fork", state, None),
+            ("state is NULL", "ghost_reset", None),
             ("state is NULL", "ghost_feed", None, b"x", size(1), None),
             ("bytes is NULL", "ghost_feed", state, None, size(1), None),
             ("number of bytes must be in 1..", "ghost_feed", state, b"x", size(0), None),

@@ -18,7 +18,6 @@ static_assert(GHOST_VOCABULARY == ghost::kVocabulary && GHOST_MOST_THREADS == gh
 
 struct ghost_model {
   std::unique_ptr<ghost::Model> model;
-  size_t state_bytes = 0;
   std::atomic<long> owners{1};  // the caller's handle and every state
 };
 
@@ -115,12 +114,8 @@ int ghost_load(const char* path, int threads, const char* level, ghost_model** m
     std::unique_ptr<ghost_model> loaded(new (std::nothrow) ghost_model);
     if (loaded == nullptr) return no_memory();
     Status status = ghost::Model::load(path, threads, level == nullptr ? "" : level, &loaded->model);
-    std::unique_ptr<ghost::State> state;
-    if (status.ok()) status = loaded->model->new_state(&state);
-    if (!status.ok()) return status;
-    loaded->state_bytes = state->bytes();
-    *model = loaded.release();
-    return Status();
+    if (status.ok()) *model = loaded.release();
+    return status;
   });
 }
 
@@ -138,7 +133,7 @@ ghost_info ghost_get_info(ghost_model* model) {
   info.d_model = config.d_model;
   info.n_layers = config.n_layers;
   info.model_bytes = model->model->memory_bytes();
-  info.state_bytes = model->state_bytes;
+  info.state_bytes = model->model->state_bytes();
   info.parameters = model->model->parameters();
   return info;
 }
@@ -179,6 +174,13 @@ int ghost_fork(ghost_state* state, ghost_state** copy, ghost_error* error) {
     std::unique_ptr<ghost::State> twin;
     if (Status status = state->model->model->fork(state->state.get(), &twin); !status.ok()) return status;
     return wrap(state->model, std::move(twin), copy);
+  });
+}
+
+int ghost_reset(ghost_state* state, ghost_error* error) {
+  return guarded(error, [&] {
+    if (state == nullptr) return missing("state");
+    return state->model->model->reset(state->state.get());
   });
 }
 

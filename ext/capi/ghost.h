@@ -83,6 +83,9 @@ GHOST_API int ghost_new_state(ghost_model* model, ghost_state** state, ghost_err
 /* An independent copy. */
 GHOST_API int ghost_fork(ghost_state* state, ghost_state** copy, ghost_error* error);
 
+/* Back to before the first byte: the next stream in the same memory. */
+GHOST_API int ghost_reset(ghost_state* state, ghost_error* error);
+
 /* NULL is allowed. */
 GHOST_API void ghost_free_state(ghost_state* state);
 

@@ -57,15 +57,14 @@ int add_byte(void* hash, uint8_t byte) {
   return 0;
 }
 
-bool read_prompt(const ModelHandle& model, const Prompt& prompt, Result* result) {
-  StateHandle state;
-  result->wrong = new_state(model, &state);
+bool read_prompt(const ModelHandle& model, const Prompt& prompt, StateHandle* state, Result* result) {
+  result->wrong = fresh_state(model, state);
   if (!result->wrong.empty()) return false;
   const size_t n = prompt.bytes.size();
   std::vector<float> logits(n * GHOST_VOCABULARY);
   ghost_error error;
   const auto piece = [&](size_t begin, size_t end) {
-    return begin == end || ghost_logits(state.get(), &prompt.bytes[begin], end - begin,
+    return begin == end || ghost_logits(state->get(), &prompt.bytes[begin], end - begin,
                                         &logits[begin * GHOST_VOCABULARY], &error) == GHOST_OK;
   };
   const bool read = piece(0, prompt.cut) && piece(prompt.cut, n);
@@ -75,16 +74,16 @@ bool read_prompt(const ModelHandle& model, const Prompt& prompt, Result* result)
 }
 
 // Bytes 0..255 may stand in the prompt; the answer is drawn at temperature 1 with the prompt's number as seed.
-bool answer_prompt(const ModelHandle& model, const Prompt& prompt, uint32_t number, Result* result) {
-  StateHandle state;
-  result->wrong = new_state(model, &state);
+bool answer_prompt(const ModelHandle& model, const Prompt& prompt, uint32_t number, StateHandle* state,
+                   Result* result) {
+  result->wrong = fresh_state(model, state);
   if (!result->wrong.empty()) return false;
   ghost_sampling sampling = ghost_greedy();
   sampling.temp = 1;
   sampling.seed = number;
   ghost_error error;
   int ended = 0;
-  const int code = ghost_generate(state.get(), prompt.bytes.data(), prompt.bytes.size(), &sampling, kAnswer, add_byte,
+  const int code = ghost_generate(state->get(), prompt.bytes.data(), prompt.bytes.size(), &sampling, kAnswer, add_byte,
                                   &result->answers, &ended, &error);
   if (code != GHOST_OK) result->wrong = error.text;
   result->answers.add(ended != 0 ? GHOST_EOS : 0x100);  // where one answer ends and the next begins
@@ -94,10 +93,11 @@ bool answer_prompt(const ModelHandle& model, const Prompt& prompt, uint32_t numb
 Result compute(const std::string& path, const char* level, int threads, int prompts) {
   Result result;
   ModelHandle model;
+  StateHandle state;
   result.wrong = load(path, threads, level, &model);
   for (uint32_t i = 0; result.wrong.empty() && i < static_cast<uint32_t>(prompts); ++i) {
     const Prompt prompt(i);
-    if (read_prompt(model, prompt, &result)) answer_prompt(model, prompt, i, &result);
+    if (read_prompt(model, prompt, &state, &result)) answer_prompt(model, prompt, i, &state, &result);
   }
   return result;
 }

@@ -17,7 +17,7 @@ struct FreeState {
 using ModelHandle = std::unique_ptr<ghost_model, FreeModel>;
 using StateHandle = std::unique_ptr<ghost_state, FreeState>;
 
-// Both return "" or the sentence.
+// All return "" or the sentence.
 inline std::string load(const std::string& path, int threads, const std::string& level, ModelHandle* out) {
   ghost_model* model = nullptr;
   ghost_error error;
@@ -26,9 +26,11 @@ inline std::string load(const std::string& path, int threads, const std::string&
   return "";
 }
 
-inline std::string new_state(const ModelHandle& model, StateHandle* out) {
+// A state before the first byte, in the memory of the last one if there is one.
+inline std::string fresh_state(const ModelHandle& model, StateHandle* out) {
   ghost_state* state = nullptr;
   ghost_error error;
+  if (*out != nullptr) return ghost_reset(out->get(), &error) == GHOST_OK ? "" : error.text;
   if (ghost_new_state(model.get(), &state, &error) != GHOST_OK) return error.text;
   out->reset(state);
   return "";

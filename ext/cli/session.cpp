@@ -65,11 +65,11 @@ std::string answer(ghost_state* state, const std::string& prompt, const Settings
   return "";
 }
 
-std::string answer_prompt(const ModelHandle& model, const std::string& prompt, const Settings& settings) {
+std::string answer_prompt(const ModelHandle& model, StateHandle* state, const std::string& prompt,
+                          const Settings& settings) {
   if (std::string wrong = check_prompt(prompt); !wrong.empty()) return wrong;
-  StateHandle state;
-  if (std::string wrong = new_state(model, &state); !wrong.empty()) return wrong;
-  return answer(state.get(), settings.raw ? prompt : prompt + static_cast<char>(GHOST_SEP), settings);
+  if (std::string wrong = fresh_state(model, state); !wrong.empty()) return wrong;
+  return answer(state->get(), settings.raw ? prompt : prompt + static_cast<char>(GHOST_SEP), settings);
 }
 
 // Lines of standard input, as they come.
@@ -119,7 +119,7 @@ class Session {
   std::string obey(std::string line, bool* ended) {
     while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
     if (strip(line).empty()) return "";
-    if (line[0] != '/') return answer_prompt(model_, line, settings_);
+    if (line[0] != '/') return answer_prompt(model_, &state_, line, settings_);
     const std::string command = strip(line.substr(1));
     const size_t space = command.find(' ');
     const std::string name = command.substr(0, space);
@@ -143,6 +143,7 @@ class Session {
 
  private:
   const ModelHandle& model_;
+  StateHandle state_;  // of all answers, one after the other
   const Settings first_;
   Settings settings_;
 };
@@ -189,7 +190,7 @@ int interact(const ModelHandle& model, const std::string& path, Settings setting
 // The prompt is all of standard input: the model reads it as it comes, so it may be of any length.
 int answer_stdin(const ModelHandle& model, const Settings& settings) {
   StateHandle state;
-  if (std::string wrong = new_state(model, &state); !wrong.empty()) return complain(wrong);
+  if (std::string wrong = fresh_state(model, &state); !wrong.empty()) return complain(wrong);
   PromptCheck check;
   std::string held;  // the last byte read: generation needs one to start from
   ghost_error error;
@@ -224,7 +225,8 @@ int run(const std::string& path, const std::string* prompt, const Settings& sett
   ModelHandle model;
   if (std::string wrong = load(path, settings.threads, settings.level, &model); !wrong.empty()) return complain(wrong);
   if (prompt != nullptr) {
-    const std::string wrong = answer_prompt(model, *prompt, settings);
+    StateHandle state;
+    const std::string wrong = answer_prompt(model, &state, *prompt, settings);
     return wrong.empty() ? kDone : complain(wrong);
   }
   if (settings.from_stdin) return answer_stdin(model, settings);

@@ -71,6 +71,13 @@ Status Model::assign(State* state, const State& from) const {
   return Status();
 }
 
+Status Model::reset(State* state) const {
+  const Lease lease(state);
+  if (!lease.taken()) return busy();
+  state->reset();
+  return Status();
+}
+
 Status Model::check(const State& state, int64_t n) const {
   if (&state.layout() != layout_.get()) return Status::error("The state belongs to another model.");
   if (n > INT32_MAX - state.position) return Status::error("A stream ends after 2147483647 bytes; start a new state.");

@@ -54,6 +54,8 @@ class Model {
   Status new_state(std::unique_ptr<State>* state) const;
   Status fork(State* state, std::unique_ptr<State>* copy) const;
   Status assign(State* state, const State& from) const;
+  Status reset(State* state) const;
+  size_t state_bytes() const { return layout_->bytes(); }
 
   // Feeds n bytes. logits: for all n positions or only the last, [n or 1][256], or nullptr; hidden alike, [n or 1][d].
   // Calls from several threads take turns; a state that is in use by another call is an error.

@@ -60,11 +60,25 @@ StateLayout::StateLayout(const Config& config) {
 bool State::allocate() {
   const size_t n = layout_.layers.size();
   if (!memory_.allocate(layout_.floats) || !count.allocate(n) || !processed.allocate(n)) return false;
+  set_prior();
+  return true;
+}
+
+void State::reset() {
+  std::memset(memory_.data(), 0, memory_.bytes());
+  std::memset(count.data(), 0, count.bytes());
+  std::memset(processed.data(), 0, processed.bytes());
+  position = 0;
+  seen = 0;
+  set_prior();
+}
+
+// Before the first byte every byte is as probable; everything else starts with zeros.
+void State::set_prior() {
   for (const StateArray& array : layout_.arrays) {
     if (array.name != "surprise.log_q") continue;
     for (int i = 0; i < kVocabulary; ++i) at(array.offset)[i] = kUniform;
   }
-  return true;
 }
 
 void State::copy_from(const State& other) {

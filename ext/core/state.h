@@ -33,6 +33,7 @@ class StateLayout {
   std::vector<Layer> layers;
   size_t tokenizer = 0, log_q = 0;
   size_t floats = 0;
+  size_t bytes() const { return floats * sizeof(float); }
 
  private:
   size_t add(const std::string& name, StateArray::Kind kind, std::vector<int> shape, int layer);
@@ -44,6 +45,9 @@ class State {
 
   // Memory for the state before the first byte. False when there is none.
   bool allocate();
+
+  // Becomes the state before the first byte again.
+  void reset();
 
   // Becomes a copy of another state of the same model.
   void copy_from(const State& other);
@@ -63,6 +67,8 @@ class State {
   std::atomic<bool> in_use{false};
 
  private:
+  void set_prior();
+
   const StateLayout& layout_;
   Buffer<float> memory_;
 };
