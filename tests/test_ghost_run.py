@@ -54,6 +54,13 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def v12(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("device") / "v12.ghost"
+    save_packed(file, random_weights(preset("v12"), 4), preset("v12"))
+    return file
+
+
+@pytest.fixture(scope="module")
 def reference(path):
     return load(path, backend="reference")
 
@@ -281,6 +288,47 @@ def test_bench(program, path):
         assert 0 < run[name]["lowest"] <= run[name]["median"] <= run[name]["highest"]
     text = call(program, "bench", path, "--repeats=1", env={**os.environ, "GHOST_ISA": "scalar"}).stdout.decode()
     assert "level: scalar (set by GHOST_ISA)" in text and "prefill bytes/s" in text
+
+
+MOST_MEMORY = 2.85  # times the file, of v12: the promise is below 3; the pages of the C library vary a little
+only_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="NOT RUN: no /proc tells a peak here")
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes: the most that was resident so far (VmHWM), 0 if the process has ended."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+@only_linux
+@pytest.mark.parametrize("threads", [1, 2])
+def test_peak_memory_of_bench(program, v12, threads):
+    report = json.loads(call(program, "bench", str(v12), "--json", "--repeats=1", f"--threads={threads}").stdout)
+    (run,) = report["runs"]
+    assert run["peak_bytes"] < MOST_MEMORY * v12.stat().st_size
+
+
+@only_linux
+@pytest.mark.parametrize("threads", [1, 2])
+def test_peak_memory_of_a_long_session(program, v12, threads):
+    """Many streamed answers to questions of 1 to 3,000 bytes: nothing may stay behind from one to the next."""
+    command = [program, v12, "--stream", "--max-bytes=40", "--temp=1", f"--threads={threads}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        for size in (1, 300, 3000, 7, 1000, 64, 2000):
+            process.stdin.write(b"q" * size + b"\n")
+        process.stdin.write(b"/settings\n")
+        process.stdin.flush()
+        assert any(b"max-bytes 40" in line for line in process.stdout)  # now it waits for the next line
+        peak = peak_memory(process.pid)
+    assert process.returncode == 0 and 0 < peak < MOST_MEMORY * v12.stat().st_size
+
+
+@only_linux
+def test_peak_memory_of_check(program, v12):
+    """It loads the model for every level and number of threads: nothing may stay behind from one to the next."""
+    with subprocess.Popen([program, "check", v12, "--prompts=4"], stdout=subprocess.PIPE) as process:
+        peak = max(peak_memory(process.pid) for _ in process.stdout)
+    assert process.returncode == 0 and 0 < peak < 2.98 * v12.stat().st_size
 
 
 def checked(done: subprocess.CompletedProcess[bytes]) -> dict[tuple[str, int], tuple[str, str]]:

@@ -1,4 +1,8 @@
 #include <cstdlib>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <cstring>
 #include <vector>
 
@@ -102,10 +106,19 @@ Result compute(const std::string& path, const char* level, int threads, int prom
   return result;
 }
 
+// The memory of a model that is not needed any more goes back to the system. Left to itself, glibc keeps blocks as large
+// as any that was freed once, and later models would not fit between them.
+void keep_no_large_blocks() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 1 << 17);
+#endif
+}
+
 }  // namespace
 
 int check(const std::string& path, const Settings& settings) {
   setenv("GHOST_TEAM", "all", 1);  // every split is computed, however busy the machine is
+  keep_no_large_blocks();
   ModelHandle model;  // what is wrong with the file is said once
   if (std::string wrong = load(path, 1, settings.level, &model); !wrong.empty()) return complain(wrong);
   model.reset();

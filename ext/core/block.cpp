@@ -29,8 +29,8 @@ void Member::mixer(const MixerWeights& w, const Vector& norm, int layer, int n) 
   linear(w.out, r.inner, n, blocks, work_.out.data(), work_.d_stride);
   for (int t = 0; t < n; ++t) {
     const size_t row = static_cast<size_t>(t) * work_.d_stride;
-    const float* h = h_of_kept(t);
-    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) work_.u[row + i] = h[i] + work_.out[row + i];
+    const float *h = h_of_kept(t), *out = work_.out.data() + row;
+    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) work_.u[row + i] = h[i] + out[i];
   }
 }
 

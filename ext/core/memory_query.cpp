@@ -31,10 +31,9 @@ void Member::memory_query(const LayerWeights& w, int layer, int n) {
   linear(w.memory.o, r.outer, n, blocks, work_.out.data(), stride);
   for (int t = 0; t < n; ++t) {
     const float gate = r.gate[static_cast<size_t>(t)];
-    const size_t row = static_cast<size_t>(t) * stride;
-    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) {
-      work_.u[row + i] = work_.u[row + i] + gate * work_.out[row + i];
-    }
+    float* u = work_.u.data() + static_cast<size_t>(t) * stride;
+    const float* out = work_.out.data() + static_cast<size_t>(t) * stride;
+    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) u[i] = u[i] + gate * out[i];
   }
 }
 

@@ -20,9 +20,15 @@ struct QuantisedRows {
   size_t bytes() const { return q.bytes() + scale.bytes() + sums.bytes(); }
 };
 
+// A part of an array.
+struct Slice {
+  float* start = nullptr;
+  float* data() const { return start; }
+};
+
 // What is computed per token from a whole row.
 struct TokenRows {
-  Vector row;             // [tokens][d_stride], normed
+  Slice row;              // [tokens][d_stride], normed; the owner's
   Vector projected;       // [tokens][p_stride], of x_proj: r, B, C
   Vector gate;            // [tokens], of the memory query
   Vector depth;           // [tokens], D_t
@@ -40,6 +46,7 @@ struct TokenRows {
 // cheaper than meeting at a barrier.
 struct MemberSpace {
   TokenRows rows;         // of one token
+  Vector row;             // rows.row
   Vector embeddings;      // [d_conv][d], of one token
   Vector slots;           // scores of the attention slots
   Vector up;              // [tokens][up_stride] from the column of the tile on: one token's row, or a tile of a chunk
@@ -48,13 +55,7 @@ struct MemberSpace {
   float score[kChunk];    // their Mixture-of-Depths scores, then gates
 
   bool allocate(const Config& config);
-  size_t bytes() const { return rows.bytes() + embeddings.bytes() + slots.bytes() + up.bytes(); }
-};
-
-// A part of an array.
-struct Slice {
-  float* start = nullptr;
-  float* data() const { return start; }
+  size_t bytes() const { return rows.bytes() + row.bytes() + embeddings.bytes() + slots.bytes() + up.bytes(); }
 };
 
 struct Workspace {
@@ -66,10 +67,10 @@ struct Workspace {
   Vector h;         // [tokens][d_stride], the residual stream
   Vector log_q;     // [tokens][256]
   Vector u;         // [kept][d_stride], the layer's own stream
-  Vector out;       // [kept][d_stride], what a branch adds
   Vector new_bias;  // [kept], of the strided tokens
   TokenRows rows;   // shared by the team
-  // What the tokenizer and the branches of a layer use, one after the other in the same memory: a barrier lies between.
+  // What the tokenizer, the branches of a layer and the head use, one after the other in the same memory: a barrier lies
+  // between. `out` is apart from what is read right before it is written, the normed rows from what they go into.
   Vector shared;
   Slice embeddings;            // [d_conv tokens][d]: of every stream its last d_conv - 1 and the new ones
   Slice xc, z;                 // [kept][e_stride]
@@ -77,6 +78,7 @@ struct Workspace {
   Slice query, read;           // [kept][d_stride], into and out of attention and memory
   Slice new_keys, new_values;  // [kept][d_stride], of a stream's strided tokens from its first row on
   Slice gate;                  // [kept][f_stride]
+  Slice out;                   // [kept][d_stride], what a branch adds; before the branch, rows.row
   Buffer<MemberSpace> members;
 
  private:
