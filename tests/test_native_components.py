@@ -202,7 +202,7 @@ def arguments_of(name):
         return list(ROWS[name][0](v, 3, 5))
     return {
         "conv_silu": [v(3, 5), v(5, 4), v(5), v(3, 5)],
-        "scan_gated": [v(3, 5), v(5), v(3, 5), v(3, 5), v(3, 2), v(3, 2), v(5, 2), v(5), v(5, 2)],
+        "scan_gated": [v(3, 5), v(5), v(3, 5), v(3, 5), v(3, 2), v(3, 2), -np.abs(v(5, 2)), v(5), v(5, 2)],
         "strided_attention": [v(3, 6), v(2, 6), v(2, 6), v(2), v(4, 6), v(4, 6), v(4), 0, 3, 2],
     }[name]
 
@@ -229,6 +229,14 @@ def test_wrong_arrays_are_refused(level, name):
                 function(*good[:i], wrong, *good[i + 1:], level)
         with pytest.raises(TypeError, match=r"^\w+ must be a float32 array of shape .*\.$"):
             function(*good[:i], array.astype(np.float64), *good[i + 1:], level)
+
+
+def test_a_scan_that_grows_is_refused(level):
+    """A is -exp(A_log): the kernels' exp of dt A does without the bound that positive arguments need."""
+    good = arguments_of("scan_gated")
+    good[6][1, 1] = 2.0**-149
+    with pytest.raises(ValueError, match=r"^A must not be positive\.$"):
+        native.scan_gated(*good, level)
 
 
 @pytest.mark.parametrize("name", ALL)

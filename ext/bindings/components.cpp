@@ -138,6 +138,10 @@ py::tuple scan_gated(const py::object& dt_raw, const py::object& dt_bias, const 
   const py::array decay = check_array(A, "A", "float32", {channels, -1});
   const py::ssize_t states = decay.shape(1);
   if (states < 1) throw py::value_error("A must have at least one column.");
+  const auto positive = [](float a) { return a > 0.0f; };
+  if (std::any_of(data_of<float>(decay), data_of<float>(decay) + decay.size(), positive)) {
+    throw py::value_error("A must not be positive.");
+  }
   const py::array b = check_array(B, "Bm", "float32", {tokens, states});
   const py::array c = check_array(C, "Cm", "float32", {tokens, states});
   PaddedRows dt(check_array(dt_raw, "dt_raw", "float32", like_x)), bias(check_vector(dt_bias, "dt_bias", channels));

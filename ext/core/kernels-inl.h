@@ -205,23 +205,22 @@ void conv_silu(const ConvArguments* arguments, int begin, int end) {
 }
 
 // kCount of the state's d_state steps for kStep channels: h = exp(dt A) h + u B, returns y with h C added in turn.
+// dt is a softplus: dt A is not positive.
 template <int kCount>
 GHOST_INLINE V scan_states(V dt, V u, const float* A, const float* B, const float* C, float* state, V y) {
-  V decay[kCount];
-  for (int n = 0; n < kCount; ++n) decay[n] = dt * load<V>(A + n * kBlock);
-  exp_each(decay);
-  for (int n = 0; n < kCount; ++n) {
-    const V h = decay[n] * load<V>(state + n * kBlock) + u * B[n];
-    store(state + n * kBlock, h);
-    y = y + h * C[n];
-  }
+  V h[kCount];
+  for (int n = 0; n < kCount; ++n) h[n] = dt * load<V>(A + n * kBlock), settle(&h[n]);
+  exp_each<Range::kNotPositive>(h);
+  for (int n = 0; n < kCount; ++n) h[n] = h[n] * load<V>(state + n * kBlock), settle(&h[n]);
+  for (int n = 0; n < kCount; ++n) h[n] = h[n] + u * B[n], store(state + n * kBlock, h[n]);
+  for (int n = 0; n < kCount; ++n) y = y + h[n] * C[n];
   return y;
 }
 
 // kStep channels starting at c, all tokens, `out` holding softplus(dt + bias) at first and the scan's sum + D x at last;
 // A and state are at the first of the channels.
 GHOST_INLINE void scan_channels(const ScanArguments& a, int c, const float* A, float* state) {
-  constexpr int kTogether = 8;
+  constexpr int kSteps = 8;
   const V D = load<V>(a.D + c);
   for (int t = 0; t < a.tokens; ++t) {
     const int64_t row = int64_t{t} * a.stride + c;
@@ -231,8 +230,8 @@ GHOST_INLINE void scan_channels(const ScanArguments& a, int c, const float* A, f
     const V u = dt * x;
     V y{};
     int n = 0;
-    for (; n + kTogether <= a.d_state; n += kTogether) {
-      y = scan_states<kTogether>(dt, u, A + n * kBlock, B + n, C + n, state + n * kBlock, y);
+    for (; n + kSteps <= a.d_state; n += kSteps) {
+      y = scan_states<kSteps>(dt, u, A + n * kBlock, B + n, C + n, state + n * kBlock, y);
     }
     for (; n < a.d_state; ++n) y = scan_states<1>(dt, u, A + n * kBlock, B + n, C + n, state + n * kBlock, y);
     store(a.out + row, y + D * x);

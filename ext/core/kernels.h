@@ -72,7 +72,7 @@ struct ScanArguments {
   const float* x;        // [tokens][stride]
   const float* z;        // [tokens][stride]
   const float* bc;       // [tokens][bc_stride]: B (d_state), then C (d_state)
-  const float* A;        // [blocks][d_state][16]
+  const float* A;        // [blocks][d_state][16], none positive
   const float* D;        // [stride]
   float* state;          // [blocks][d_state][16]
   float* out;            // [tokens][stride]

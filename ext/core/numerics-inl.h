@@ -173,14 +173,14 @@ enum class Range { kAll, kNotPositive /* or NaN */ };
 template <Range kRange = Range::kAll, typename V, int kCount>
 GHOST_INLINE void exp_each(V (&x)[kCount]) {
   // Beyond these bounds the result is inf or 0 anyway. NaN compares false and stays.
-  GHOST_EACH x[i] = at_least(x[i], -104.0f);
+  GHOST_EACH x[i] = at_least(x[i], -104.0f), settle(&x[i]);
   if constexpr (kRange == Range::kAll) {
     GHOST_EACH x[i] = at_most(x[i], 89.0f);
   }
   constexpr float kMagic = kRintMagic + 254.0f;  // 254 is twice the exponent bias
   V shifted[kCount], n[kCount], r[kCount], y[kCount];
-  GHOST_EACH shifted[i] = x[i] * 0x1.715476p+0f + kMagic;
-  GHOST_EACH n[i] = shifted[i] - kMagic;
+  GHOST_EACH shifted[i] = x[i] * 0x1.715476p+0f + kMagic, settle(&shifted[i]);
+  GHOST_EACH n[i] = shifted[i] - kMagic, settle(&n[i]);
   GHOST_EACH r[i] = x[i] - n[i] * 0x1.62e4p-1f;  // exact: the high part of ln 2 has 15 bits
   GHOST_EACH r[i] = r[i] - n[i] * 0x1.7f7d1cp-20f, settle(&r[i]);
   GHOST_EACH y[i] = r[i] * 0x1.6ac74ep-10f;
@@ -188,7 +188,7 @@ GHOST_INLINE void exp_each(V (&x)[kCount]) {
   GHOST_EACH y[i] = (y[i] + 0x1.555858p-5f) * r[i], settle(&y[i]);
   GHOST_EACH y[i] = (y[i] + 0x1.55548cp-3f) * r[i], settle(&y[i]);
   GHOST_EACH y[i] = (y[i] + 0x1.fffffcp-2f) * (r[i] * r[i]), settle(&y[i]);
-  GHOST_EACH y[i] = (y[i] + r[i]) + 1.0f;
+  GHOST_EACH y[i] = (y[i] + r[i]) + 1.0f, settle(&y[i]);
   GHOST_EACH x[i] = scale_by_power(y[i], n[i], shifted[i]);
 }
 
