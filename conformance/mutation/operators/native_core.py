@@ -18,7 +18,7 @@ OPERATORS = (
              ("exp", "scan_gated")),
     Operator("fma_in_exp", "a contracted multiply-add in exp", NUMERICS,
              "  GHOST_EACH y[i] = (y[i] + 0x1.fffffcp-2f) * (r[i] * r[i]), settle(&y[i]);\n"
-             "  GHOST_EACH y[i] = (y[i] + r[i]) + 1.0f;",
+             "  GHOST_EACH y[i] = (y[i] + r[i]) + 1.0f, settle(&y[i]);",
              "  GHOST_EACH y[i] = y[i] + 0x1.fffffcp-2f;\n"
              "  GHOST_EACH for (size_t j = 0; j < Bits<V>::width; ++j)\n"
              "    y[i][j] = __builtin_fmaf(y[i][j], r[i][j] * r[i][j], r[i][j]) + 1.0f;",
@@ -79,12 +79,14 @@ OPERATORS = (
     Operator("scan_skip_first", "the sum over the state begins with D·x", KERNELS,
              "    V y{};\n", "    V y = D * x;\n", ("scan_gated",)),
     Operator("scan_stale_state", "y reads the state before the step", KERNELS,
-             "    store(state + n * kBlock, h);\n    y = y + h * C[n];\n",
-             "    y = y + load<V>(state + n * kBlock) * C[n];\n    store(state + n * kBlock, h);\n",
+             "h[n] = h[n] + u * B[n], store(state + n * kBlock, h[n]);\n"
+             "  for (int n = 0; n < kCount; ++n) y = y + h[n] * C[n];\n",
+             "y = y + load<V>(state + n * kBlock) * C[n];\n"
+             "  for (int n = 0; n < kCount; ++n) store(state + n * kBlock, h[n] + u * B[n]);\n",
              ("scan_gated",)),
     Operator("scan_state_not_kept", "the last of the states per channel is not stored", KERNELS,
-             "    store(state + n * kBlock, h);\n",
-             "    if (n + 1 < kCount || n == 0) store(state + n * kBlock, h);\n", ("scan_gated",)),
+             ", store(state + n * kBlock, h[n]);",
+             "; for (int n = 0; n < kCount - (kCount > 1); ++n) store(state + n * kBlock, h[n]);", ("scan_gated",)),
     Operator("scan_bias_dropped", "dt without its bias", KERNELS,
              "load<V>(a.dt + row + c + j * kStep) + load<V>(a.dt_bias + c + j * kStep);",
              "load<V>(a.dt + row + c + j * kStep);", ("scan_gated",)),
