@@ -43,12 +43,13 @@ GHOST_INLINE I load_bytes(const uint8_t* bytes) {
   return v;
 }
 
-// Asks for the lines that a stream reads later: the processor's own prefetchers stop at every page. Addresses behind the
-// end of the memory do no harm.
+// Asks for the lines that a stream reads later: the processor's own prefetchers stop at every page. Not to be kept in
+// the second-level cache: all of a model's codes together would drive the states out of it. Addresses behind the end of
+// the memory do no harm.
 template <int kBytes>
 GHOST_INLINE void fetch_ahead(const uint8_t* codes) {
   const uintptr_t ahead = reinterpret_cast<uintptr_t>(codes) + kAhead;
-  GHOST_UNROLL for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(reinterpret_cast<const void*>(ahead + i));
+  GHOST_UNROLL for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(reinterpret_cast<const void*>(ahead + i), 0, 0);
 }
 
 // Copies four activations to every lane.
