@@ -109,6 +109,28 @@ def test_random_models_random_splits(tmp_path_factory, config, seed, length, ent
         assert_same_state(state, expected.state)
 
 
+@pytest.mark.parametrize("wide", [{"d_conv": 16}, {"expand": 8}, {"d_ff": 400}, {}])
+def test_branches_share_memory_whichever_is_the_widest(tmp_path, wide):
+    """What a branch adds lies behind all that the tokenizer, the mixer, the FFN or attention still read."""
+    config = SMALL.replace(**({"d_model": 48, "d_conv": 2, "expand": 1, "d_ff": 16} | wide))
+    save_packed(tmp_path / "wide.ghost", random_weights(config, 4), config)
+    weights, _ = load_packed(tmp_path / "wide.ghost")
+    tokens, memory = random_tokens(np.random.default_rng(5), 129), random_memory(config, 6, 5)
+    expected = reference(weights, config, tokens, memory)
+    for threads in (1, 2, 3):
+        model = native.Model(str(tmp_path / "wide.ghost"), threads, LEVELS[-1])
+        model.set_memory(**memory)
+        state = model.new_state()
+        logits, hidden = model.forward(state, tokens, hidden=True)
+        assert_same_bits(logits, expected.logits[0])
+        assert_same_bits(hidden, expected.hidden[0])
+        assert_same_state(state, expected.state)
+        streams = [model.new_state() for _ in range(64)]
+        together, _ = model.step(streams, tokens[:64])
+        for token, row in zip(tokens, together):
+            assert_same_bits(row, model.forward(model.new_state(), np.array([token]))[0][0])
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_small_model(small, level, threads):
