@@ -1,13 +1,16 @@
 // The two branches that most layers have: Mamba (arXiv:2312.00752) and the gated feed-forward network.
 #include "pass.h"
 
+#include <cstring>
+
 namespace ghost {
 
 void Member::add_to_u(int n, Share blocks) {
   for (int t = 0; t < n; ++t) {
     float* u = work_.u.data() + static_cast<size_t>(t) * work_.d_stride;
     const float* out = work_.out.data() + static_cast<size_t>(t) * work_.d_stride;
-    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) u[i] = u[i] + out[i];
+    kernels_.add(u + blocks.begin * kBlock, out + blocks.begin * kBlock, u + blocks.begin * kBlock,
+                 (blocks.end - blocks.begin) * kBlock);
   }
 }
 
@@ -28,9 +31,9 @@ void Member::mixer(const MixerWeights& w, const Vector& norm, int layer, int n) 
   quantise_rows(&r.inner, work_.y.data(), work_.e_stride, config_.d_inner(), n, kWholeRow);
   linear(w.out, r.inner, n, blocks, work_.out.data(), work_.d_stride);
   for (int t = 0; t < n; ++t) {
-    const size_t row = static_cast<size_t>(t) * work_.d_stride;
-    const float *h = h_of_kept(t), *out = work_.out.data() + row;
-    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) work_.u[row + i] = h[i] + out[i];
+    const size_t own = static_cast<size_t>(t) * work_.d_stride + static_cast<size_t>(blocks.begin) * kBlock;
+    kernels_.add(h_of_kept(t) + blocks.begin * kBlock, work_.out.data() + own, work_.u.data() + own,
+                 (blocks.end - blocks.begin) * kBlock);
   }
 }
 
@@ -111,11 +114,15 @@ void Member::ffn(const LayerWeights& w, int n) {
 // columns that the last branch gave it.
 void Member::leave(const LayerWeights& w, int n) {
   const Share blocks = own_share(blocks_of(config_.d_model));
+  const int begin = blocks.begin * kBlock, size = (blocks.end - blocks.begin) * kBlock;
   for (int t = 0; t < n; ++t) {
-    float* h = h_of_kept(t);
-    const float* u = work_.u.data() + static_cast<size_t>(t) * work_.d_stride;
-    const float weight = own_.score[t];
-    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) h[i] = w.mod ? h[i] + weight * (u[i] - h[i]) : u[i];
+    float* h = h_of_kept(t) + begin;
+    const float* u = work_.u.data() + static_cast<size_t>(t) * work_.d_stride + begin;
+    if (w.mod) {
+      kernels_.lerp(own_.score[t], u, h, size);
+    } else {
+      std::memcpy(h, u, static_cast<size_t>(size) * sizeof(float));
+    }
   }
   barrier();
 }

@@ -301,6 +301,18 @@ void swiglu(const float* gate, const float* up, float* out, int n) {
 
 float dot(const float* a, const float* b, int n) { return lane_dot(a, b, static_cast<size_t>(n)); }
 
+void add(const float* a, const float* b, float* out, int n) {
+  int i = 0;
+  for (; i + kStep <= n; i += kStep) store(out + i, load<V>(a + i) + load<V>(b + i));
+  for (; i < n; ++i) out[i] = a[i] + b[i];
+}
+
+void lerp(float weight, const float* to, float* x, int n) {
+  int i = 0;
+  for (; i + kStep <= n; i += kStep) store(x + i, load<V>(x + i) + (load<V>(to + i) - load<V>(x + i)) * weight);
+  for (; i < n; ++i) x[i] = x[i] + weight * (to[i] - x[i]);
+}
+
 void axpy(float p, const float* x, float* y, int n) {
   int i = 0;
   for (; i + kStep <= n; i += kStep) store(y + i, load<V>(y + i) + load<V>(x + i) * p);
@@ -338,7 +350,7 @@ void linear_bytes(const ByteMatrix* w, const Activations* x, float* y, int64_t y
 
 constexpr Kernels kernel_table(const char* name, int together = 1) {
   return {name, together, map,    quantise_row, linear, linear_bytes, rms_norm,    unit,       conv_silu,
-          scan, swiglu, dot,          axpy,   softmax,      log_softmax, choose_byte};
+          scan, swiglu,   dot, add,  lerp,         axpy,   softmax,      log_softmax, choose_byte};
 }
 
 #undef GHOST_INLINE

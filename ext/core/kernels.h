@@ -103,6 +103,10 @@ struct Kernels {
   void (*swiglu)(const float* gate, const float* up, float* out, int n);
   // sum16(a * b), any n.
   float (*lane_dot)(const float* a, const float* b, int n);
+  // out = a + b, any n; out may be a or b.
+  void (*add)(const float* a, const float* b, float* out, int n);
+  // x += weight * (to - x), any n.
+  void (*lerp)(float weight, const float* to, float* x, int n);
   // y += p * x, any n.
   void (*axpy)(float p, const float* x, float* y, int n);
   // x[i] = exp(x[i] - max) / sum of them in index order; the buffer is padded, the padding's values do not matter.

@@ -31,9 +31,8 @@ void Member::memory_query(const LayerWeights& w, int layer, int n) {
   linear(w.memory.o, r.outer, n, blocks, work_.out.data(), stride);
   for (int t = 0; t < n; ++t) {
     const float gate = r.gate[static_cast<size_t>(t)];
-    float* u = work_.u.data() + static_cast<size_t>(t) * stride;
-    const float* out = work_.out.data() + static_cast<size_t>(t) * stride;
-    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) u[i] = u[i] + gate * out[i];
+    const size_t own = static_cast<size_t>(t) * stride + static_cast<size_t>(blocks.begin) * kBlock;
+    kernels_.axpy(gate, work_.out.data() + own, work_.u.data() + own, (blocks.end - blocks.begin) * kBlock);
   }
 }
 

@@ -92,9 +92,9 @@ void Member::tokenizer() {
       float* h = work_.h.data() + static_cast<size_t>(t) * work_.d_stride;
       float* y = work_.out.data() + static_cast<size_t>(t) * work_.d_stride;
       const float* e = embedding_row(t, s) + (config_.d_conv - 1) * d;
-      for (int i = begin; i < end; ++i) y[i] = y[i] + w.tokenizer_bias[static_cast<size_t>(i)];
+      kernels_.add(y + begin, w.tokenizer_bias.data() + begin, y + begin, end - begin);
       kernels_.map(Function::kSilu, y + begin, y + begin, end - begin);
-      for (int i = begin; i < end; ++i) h[i] = e[i] + y[i];
+      kernels_.add(e + begin, y + begin, h + begin, end - begin);
     }
   }
   // The chunk's rows are needed for other things after the barrier, the states' own until it when there is one token.
@@ -138,8 +138,8 @@ void Member::surprise_logits() {
   const Share blocks = own_share(w.surprise.blocks());
   linear(w.surprise, x, n, blocks, work_.log_q.data(), kVocabulary);
   for (int t = 0; t < n; ++t) {
-    float* z = work_.log_q.data() + static_cast<size_t>(t) * kVocabulary;
-    for (int i = blocks.begin * kBlock; i < blocks.end * kBlock; ++i) z[i] = z[i] + w.surprise_bias[static_cast<size_t>(i)];
+    float* z = work_.log_q.data() + static_cast<size_t>(t) * kVocabulary + blocks.begin * kBlock;
+    kernels_.add(z, w.surprise_bias.data() + blocks.begin * kBlock, z, (blocks.end - blocks.begin) * kBlock);
   }
   if (n == pass_.stream_count) return rows_done(n);  // no token follows another one: log q is for the next chunk
   barrier();

@@ -16,25 +16,54 @@ namespace {
 constexpr int kBytes = 256;
 
 // SEP, PAD and the three fill-in-the-middle bytes; EOS (0xFF) may be chosen.
-bool never_chosen(int byte) { return (byte >= 0xF8 && byte <= 0xFB) || byte == 0xFE; }
+constexpr int kNeverChosen[] = {0xF8, 0xF9, 0xFA, 0xFB, 0xFE};
 
-// Sorts all bytes by logit descending, then byte ascending: a total order, so Shell sort need not be stable.
+// Sorts all bytes by logit descending, then byte ascending: four stable passes, by a quarter of the logit's bits each.
 void sort_bytes(const float* logits, int* order) {
-  for (int i = 0; i < kBytes; ++i) order[i] = i;
-  constexpr int kGaps[] = {132, 57, 23, 10, 4, 1};
-  for (int gap : kGaps) {
-    for (int i = gap; i < kBytes; ++i) {
-      const int byte = order[i];
-      const float logit = logits[byte];
-      int j = i;
-      for (; j >= gap; j -= gap) {
-        const int other = order[j - gap];
-        if (logits[other] > logit || (logits[other] == logit && other < byte)) break;
-        order[j] = other;
-      }
-      order[j] = byte;
-    }
+  uint64_t from[kBytes], to[kBytes];
+  uint16_t start[4][kBytes] = {};
+  for (int i = 0; i < kBytes; ++i) {
+    const float logit = logits[i] + 0.0f;  // -0 is equal to +0
+    uint32_t bits;
+    __builtin_memcpy(&bits, &logit, sizeof bits);
+    const uint32_t key = bits >> 31 != 0 ? bits : ~bits & 0x7FFFFFFFu;  // ascending as the logits descend
+    for (int part = 0; part < 4; ++part) ++start[part][key >> 8 * part & 255];
+    from[i] = uint64_t{key} << 8 | static_cast<uint64_t>(i);
   }
+  for (int part = 0; part < 4; ++part) {
+    uint16_t before = 0;
+    for (int i = 0; i < kBytes; ++i) {
+      const uint16_t count = start[part][i];
+      start[part][i] = before;
+      before = static_cast<uint16_t>(before + count);
+    }
+    for (int i = 0; i < kBytes; ++i) to[start[part][from[i] >> (8 + 8 * part) & 255]++] = from[i];
+    __builtin_memcpy(from, to, sizeof from);
+  }
+  for (int i = 0; i < kBytes; ++i) order[i] = static_cast<int>(from[i] & 255);
+}
+
+// The byte with the highest of the allowed logits, the lowest such byte, or -1: see choose_byte. NaN is looked for in all
+// logits.
+int best_byte(const float* logits, const float* allowed) {
+  typedef Bits<f32xn>::i32 I;
+  I nan{};
+  f32xn top = load<f32xn>(allowed);
+  for (size_t i = 0; i < kBytes; i += kWidth) {
+    const f32xn all = load<f32xn>(logits + i), v = load<f32xn>(allowed + i);
+    nan |= all != all;
+    top = select(v > top, v, top);
+  }
+  float highest = top[0];
+  int32_t any_nan = nan[0];
+  for (size_t i = 1; i < kWidth; ++i) {
+    highest = top[i] > highest ? top[i] : highest;
+    any_nan |= nan[i];
+  }
+  if (any_nan != 0 || !(highest >= -FLT_MAX && highest <= FLT_MAX)) return -1;
+  int best = 0;
+  while (allowed[best] != highest) ++best;
+  return best;
 }
 
 // The bytes that survive top-k, top-p and min-p, most probable first, and their (not renormalised) probabilities.
@@ -76,13 +105,10 @@ float uniform(uint64_t seed, uint64_t step) {
 // `step` is the index of the byte within this generation.
 [[maybe_unused]] int choose_byte(const float* logits, const SamplingOptions& options, uint64_t step) {
   float allowed[kBytes];
-  int best = 0;
-  for (int i = 0; i < kBytes; ++i) {
-    if (logits[i] != logits[i]) return -1;
-    allowed[i] = never_chosen(i) ? -kInfinity : logits[i];
-    if (allowed[i] > allowed[best]) best = i;
-  }
-  if (!(allowed[best] >= -FLT_MAX && allowed[best] <= FLT_MAX)) return -1;
+  __builtin_memcpy(allowed, logits, sizeof allowed);
+  for (int byte : kNeverChosen) allowed[byte] = -kInfinity;
+  const int best = best_byte(logits, allowed);
+  if (best < 0) return -1;
   if (options.temp == 0.0f) return best;
 
   int order[kBytes];

@@ -137,7 +137,7 @@ OPERATORS = (
     Operator("attention_empty_slots", "slots that are not filled yet take part", ATTENTION,
              "std::min(slots, latest + 1)", "slots", ("strided_attention",)),
     Operator("sampling_ties_high", "equal logits ordered by descending byte", SAMPLING,
-             "logits[other] == logit && other < byte", "logits[other] == logit && other > byte", ("choose_byte",)),
+             "static_cast<uint64_t>(i);", "static_cast<uint64_t>(i ^ 255);", ("choose_byte",)),
     Operator("top_p_off_by_one", "top-p leaves out the byte that reaches the sum", SAMPLING,
              "if (running >= options.top_p) count = i + 1;", "if (running >= options.top_p) count = i > 0 ? i : 1;",
              ("choose_byte",)),
@@ -162,7 +162,7 @@ OPERATORS = (
     Operator("model_surprise_tie", "a surprise equal to the threshold passes", PASS,
              "-log_q[byte] > static_cast<float>", "-log_q[byte] >= static_cast<float>", ("forward",)),
     Operator("model_ungated_residual", "Mixture of Depths without its weight", BLOCK,
-             "w.mod ? h[i] + weight * (u[i] - h[i]) : u[i]", "u[i]", ("forward",)),
+             "    if (w.mod) {", "    if (false) {", ("forward",)),
     Operator("model_memory_null", "memory values weighted by the entry before", MEMORY,
              "scores(t)[j + 1]", "scores(t)[j]", ("forward",)),
 )
