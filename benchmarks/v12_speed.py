@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from endless_model import endless_model
 from kernel_speed import Kernels
 from protocol import ROOT, Cell, Results, Turn, arguments, begin, progress, run, take_turns
@@ -26,7 +25,7 @@ from ghost_ref.bench import TEXT
 from ghost_ref.errors import GhostError
 from ghost_ref.runtime import load
 
-DECODE, PROMPT = 512, 64
+PROMPT = 64  # bytes
 SCAN_OPERATIONS = 26  # float operations of one canonical state update
 PEAK_TURN = 0.02  # seconds
 STANDALONE = ROOT / "build" / "device" / "ghost-run"
@@ -36,19 +35,12 @@ PYTHON = ("import sys; from ghost_ref.runtime import load; from ghost_ref.config
 
 
 def decode_turn(model: Any, counted: dict[str, float]) -> Turn:
-    """Seconds per byte of reading a fixed text byte by byte, logits included; leaves a byte's products and updates."""
-    text = np.frombuffer((TEXT * (DECODE // len(TEXT) + 1))[:DECODE], np.uint8)
-    tokens, forward = [text[i : i + 1] for i in range(DECODE)], model.engine.model.forward
-
+    """Seconds per byte of the runtime's own loop (ext/core/measure.h): a fixed text read byte by byte, logits included,
+    and a byte chosen after each; leaves a byte's products and updates."""
     def turn() -> float:
-        state = model.new_state()
-        start = time.perf_counter()
-        for token in tokens:
-            forward(state, token, "last")
-        seconds = time.perf_counter() - start
-        read, products, updates = state.work()
-        counted.update(products=products / read, updates=updates / read)
-        return seconds / DECODE
+        found = model.engine.model.speed(1)
+        counted.update(products=found["products_per_byte"], updates=found["scan_updates_per_byte"])
+        return 1 / found["decode"]["median"]
 
     return turn
 
