@@ -141,7 +141,7 @@ def main() -> int:
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="blas"):
-        return run(measure, arguments(__doc__, rounds=15))
+        return run(measure, arguments(__doc__, rounds=45))
 
 
 if __name__ == "__main__":
