@@ -28,6 +28,7 @@ from conformance.results import FAIL, NOT_RUN, PASS, BackendInfo, Cell, Report, 
 from conformance.run import choose_components, machine
 from conformance.tolerance import Statistics, Tolerance, exact_tolerances, tolerances
 from ghost_ref import __version__
+from ghost_ref.atomic import explain
 from ghost_ref.errors import GhostError
 
 FORMAT, VERSION = "ghost-conformance-vectors", 1
@@ -45,27 +46,37 @@ def export(directory: str | Path, seed: int = 0, components: Sequence[str] | Non
     of a small packed model.
 
     largest: bytes of arrays a component may have; what does not fit is counted in its file, or in the manifest if
-    nothing fits. GhostError if the directory exists, or for unknown names."""
+    nothing fits. GhostError if the directory exists or cannot be written, or for unknown names."""
     directory = Path(directory)
     if directory.exists():
         raise GhostError(f"{directory} already exists; export into a new directory.")
     chosen = choose_components(components)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as made:
-        work = Path(made) / "vectors"
-        work.mkdir()
-        counts = {component.name: _export_component(work, component, seed, largest) for component in chosen}
-        if components is None:
-            counts[MODEL] = _export_model(work, seed)
-        if not any(counts.values()):
-            raise GhostError(f"No case fits into {largest} bytes; export with a larger --largest.")
-        files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(work.iterdir())}
-        _write_json(work / MANIFEST, {
-            "format": FORMAT, "version": VERSION, "seed": seed, "largest": largest,
-            "generator": f"ghost-lm {__version__}", "files": files,
-            "left_out": [name for name, count in counts.items() if not count]})
-        shutil.move(work, directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent) as made:
+            work = Path(made) / "vectors"
+            work.mkdir()
+            counts = _export_all(work, chosen, seed, components is None, largest)
+            shutil.move(work, directory)
+    except OSError as error:
+        raise explain(error, "write", str(directory)) from None
     return sum(counts.values())
+
+
+def _export_all(directory: Path, chosen: Sequence[Component], seed: int, model: bool,
+                largest: int | None) -> dict[str, int]:
+    """The components' files, the model's and the manifest; returns the number of cases in each."""
+    counts = {component.name: _export_component(directory, component, seed, largest) for component in chosen}
+    if model:
+        counts[MODEL] = _export_model(directory, seed)
+    if not any(counts.values()):
+        raise GhostError(f"No case fits into {largest} bytes; export with a larger --largest.")
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())}
+    _write_json(directory / MANIFEST, {
+        "format": FORMAT, "version": VERSION, "seed": seed, "largest": largest,
+        "generator": f"ghost-lm {__version__}", "files": files,
+        "left_out": [name for name, count in counts.items() if not count]})
+    return counts
 
 
 def _export_component(directory: Path, component: Component, seed: int, largest: int | None) -> int:

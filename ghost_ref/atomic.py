@@ -52,7 +52,9 @@ def write_atomically(path: str, data: bytes | bytearray | Writer, *, keep_previo
 def explain(error: OSError, action: str, path: str) -> GhostError:
     """One sentence for a failed system call; ``action`` is "read" or "write"."""
     directory = os.path.dirname(path) or "."
-    if error.errno == errno.ENOENT and action == "write":
+    if error.errno == errno.ENOENT and action == "write" and os.path.isdir(directory):
+        reason = f"the directory {directory} takes no new files; choose another path"
+    elif error.errno == errno.ENOENT and action == "write":
         reason = f"the directory {directory} does not exist; create it first"
     elif error.errno == errno.ENOENT:
         reason = "there is no such file"

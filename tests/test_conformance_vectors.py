@@ -169,6 +169,9 @@ def test_exports_refuse_what_they_cannot_do(tmp_path):
     with pytest.raises(GhostError, match="no component 'nonsense'"):
         vectors.export(tmp_path / "new", components=["nonsense"])
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(GhostError, match=r"Cannot write .*file/new: "):
+        vectors.export(tmp_path / "file" / "new", components=["rms_norm"])
 
 
 def test_every_case_is_exported_without_a_limit(exported, tmp_path):

@@ -235,6 +235,7 @@ def test_sentences_for_paths_that_cannot_be_written(tmp_path, path, sentence):
 @pytest.mark.parametrize("code, sentence", [
     (errno.ENOSPC, "no space is left on the disk; free some and try again"),
     (errno.EACCES, "no permission to write in .*; change the permissions or choose another path"),
+    (errno.ENOENT, "the directory .* takes no new files; choose another path"),  # as /proc
     (errno.EIO, "Input/output error"), (errno.EROFS, "Read-only file system")])
 def test_sentences_for_failing_writes(tmp_path, monkeypatch, code, sentence):
     monkeypatch.setattr(atomic.os, "pwrite", fail(code))
