@@ -21,13 +21,10 @@ def enabled(name):
 WARNINGS = ["-Wall", "-Wextra", "-Werror"] if enabled("GHOST_WERROR") else []
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if enabled("GHOST_SANITIZE") else []
 COMMON = ["-O3", "-g0", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fPIC", *SANITIZERS]
-CXX = [*COMMON, "-std=c++17", "-fvisibility=hidden", *WARNINGS]
-
-# One static library per instruction set and module: build_clib is the part of setuptools that takes flags per library.
-# No function with wide vectors as arguments is ever called across units, so GCC's notes on their calling convention do
-# not matter.
-KERNELS = [*CXX, "-Wno-psabi"]
-TRAINING = [*COMMON, "-fvisibility=hidden", *WARNINGS, "-Wno-psabi"]
+# No function with wide vectors as arguments is ever called across units, so GCC's notes on their calling convention
+# (psabi) do not matter.
+NATIVE = [*COMMON, "-fvisibility=hidden", *WARNINGS, "-Wno-psabi"]
+CXX = [*NATIVE, "-std=c++17"]
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # what some systems call them
 
 
@@ -39,13 +36,14 @@ def levels(folder):
 
 
 def kernel_libraries():
+    """One static library per instruction set and module: the part of setuptools that takes flags per library."""
     def library(folder, level, suffix, cflags):
         return {"sources": [f"{folder}/kernels_{level}.{suffix}"], "obj_deps": {"": glob(f"{folder}/*.h")},
                 "include_dirs": [folder], "cflags": cflags}
 
-    found = [(f"ghost_{level}", library("ext/core", level, "cpp", KERNELS + flags))
+    found = [(f"ghost_{level}", library("ext/core", level, "cpp", CXX + flags))
              for level, flags in levels("ext/core").items()]
-    return found + [(f"ghost_training_{level}", library("ext/training", level, "c", TRAINING + flags))
+    return found + [(f"ghost_training_{level}", library("ext/training", level, "c", NATIVE + flags))
                     for level, flags in levels("ext/training").items()]
 
 

@@ -1,6 +1,6 @@
 """Choosing the next byte from 256 logits, the same byte on every backend.
 
-The arithmetic and its order are part of the definition (docs/sampling.md); `ext/core/sampling-inl.h`
+The arithmetic and its order are part of the definition (docs/sampling.md); `ext/core/sampling.cpp`
 is the C++ twin.
 """
 

@@ -1,10 +1,11 @@
 #include <cstring>
 
 #include "cases.h"
+#include "sampling.h"
 
 namespace judge {
 
-Outputs choose_byte(const ghost::Kernels& kernels, const Case& vectors) {
+Outputs choose_byte(const ghost::Kernels&, const Case& vectors) {
   const Array logits = vectors.array("logits", {-1, ghost::kVocabulary});
   const Tensor& steps = vectors.at("argument/steps");
   if (steps.dtype != "U64" || steps.shape != std::vector<int64_t>{logits.shape[0]}) {
@@ -20,7 +21,7 @@ Outputs choose_byte(const ghost::Kernels& kernels, const Case& vectors) {
   for (int t = 0; t < logits.shape[0]; ++t) {
     uint64_t step = 0;
     std::memcpy(&step, steps.data + 8 * static_cast<size_t>(t), sizeof step);
-    bytes.push_back(static_cast<float>(kernels.choose_byte(logits.row(t), options, step)));
+    bytes.push_back(static_cast<float>(ghost::choose_byte(logits.row(t), options, step)));
   }
   return {{"bytes", bytes}};
 }

@@ -4,6 +4,7 @@
 
 #include "fp_control.h"
 #include "padded_rows.h"
+#include "sampling.h"
 
 namespace ghost {
 namespace {
@@ -154,19 +155,19 @@ py::array_t<float> numerics_map(const std::string& name, const py::object& x, co
                         "'; there are: exp, log, log1p, sigmoid, silu, softplus, rint, lane_sum, lane_sum_squares.");
 }
 
-int choose_byte(const py::object& logits, float temp, int top_k, float top_p, float min_p, uint64_t seed, uint64_t step,
-                const std::string& level) {
-  const Kernels& kernels = kernels_at(level);
+int chosen(const py::object& logits, float temp, int top_k, float top_p, float min_p, uint64_t seed, uint64_t step,
+           const std::string& level) {
+  (void)kernels_at(level);  // one that runs here; the choice is the same code at every level
   const FpControl control;
   const py::array input = check_array(logits, "logits", "float32", {kVocabulary});
-  return kernels.choose_byte(data_of<float>(input), {temp, top_k, top_p, min_p, seed}, step);
+  return choose_byte(data_of<float>(input), {temp, top_k, top_p, min_p, seed}, step);
 }
 
 }  // namespace
 
 void bind_kernels(py::module_* m) {
   m->def("numerics_map", &numerics_map, py::arg("name"), py::arg("x"), py::arg("level"));
-  m->def("choose_byte", &choose_byte, py::arg("logits"), py::arg("temp"), py::arg("top_k"), py::arg("top_p"),
+  m->def("choose_byte", &chosen, py::arg("logits"), py::arg("temp"), py::arg("top_k"), py::arg("top_p"),
          py::arg("min_p"), py::arg("seed"), py::arg("step"), py::arg("level"));
   m->def("quantise_rows", &quantise_rows, py::arg("x"), py::arg("level"));
   m->def("ternary_linear", &ternary_linear, py::arg("x"), py::arg("trits"), py::arg("scale"), py::arg("level"));

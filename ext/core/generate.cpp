@@ -141,7 +141,7 @@ void share_out(Team* team, int count, Function function) {
 
 int Model::choose(const float* logits, const SamplingOptions& sampling, uint64_t step) const {
   const FpControl control;
-  return kernels_->choose_byte(logits, sampling, step);
+  return choose_byte(logits, sampling, step);
 }
 
 Status Model::generate(Continuation* streams, int64_t count, ByteSink sink, void* context, const Poll& poll) {
@@ -170,7 +170,7 @@ Status Model::generate(Continuation* streams, int64_t count, ByteSink sink, void
         const int64_t i = batch->stream(part);
         const Batch::Reader& reader = batch->reader(i);
         if (!batch->finished(part) || reader.last) return;
-        choices[part] = kernels_->choose_byte(batch->last_logits(part), streams[i].sampling,
+        choices[part] = choose_byte(batch->last_logits(part), streams[i].sampling,
                                               static_cast<uint64_t>(reader.made));
       });
     }

@@ -8,7 +8,6 @@
 
 #include "kernels.h"
 #include "numerics-inl.h"
-#include "sampling-inl.h"
 
 namespace ghost {
 namespace {
@@ -350,7 +349,7 @@ void linear_bytes(const ByteMatrix* w, const Activations* x, float* y, int64_t y
 
 constexpr Kernels kernel_table(const char* name, int together = 1) {
   return {name, together, map,    quantise_row, linear, linear_bytes, rms_norm,    unit,       conv_silu,
-          scan, swiglu,   dot, add,  lerp,         axpy,   softmax,      log_softmax, choose_byte};
+          scan, swiglu,   dot, add,  lerp,         axpy,   softmax,      log_softmax};
 }
 
 #undef GHOST_INLINE

@@ -7,8 +7,6 @@
 
 #include <cstdint>
 
-#include "sampling.h"
-
 namespace ghost {
 
 constexpr int kBlock = 16;  // floats, rows or channels handled together
@@ -113,8 +111,6 @@ struct Kernels {
   void (*softmax)(float* x, int n);
   // x[i] = (x[i] - max) - log(sum16(exp(x - max))), n a multiple of 16.
   void (*log_softmax)(float* x, int n);
-  // The next byte, or -1 when the logits are not usable (sampling-inl.h).
-  int (*choose_byte)(const float* logits, const SamplingOptions& options, uint64_t step);
 };
 
 const Kernels* kernels_scalar();

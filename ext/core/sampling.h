@@ -13,4 +13,8 @@ struct SamplingOptions {
   uint64_t seed = 0;
 };
 
+// The next byte from logits (256,), or -1 if one is NaN or the highest of the allowed bytes is not finite.
+// `step` is the index of the byte within this generation. The caller holds an FpControl.
+int choose_byte(const float* logits, const SamplingOptions& options, uint64_t step);
+
 }  // namespace ghost

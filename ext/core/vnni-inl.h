@@ -178,31 +178,37 @@ GHOST_OUTLINE void tile(const TritMatrix& w, const Activations& x, float* y, int
   Place place = place_of(w, block);
   const int8_t* q = x.q + int64_t{t} * x.stride;
   const int32_t* q_sums = x.sums + int64_t{t} * x.sums_stride;
+  float* out = y + t * y_stride + int64_t{block} * kBlock;
+  I exact[kVectors * kColumns];
+  // use(r, c, v) for every product v = sum * magnitude of the group that starts at `place`.
+  const auto multiply = [&](int k_blocks, auto use) __attribute__((always_inline)) {
+    sum_tile<kVectors, kColumns>(place.codes, place.codes_step, q, x.stride, k_blocks, q_sums, x.sums_stride, exact);
+    V m[kVectors];
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) m[r] = load<V>(place.magnitude + r * kStep);
+    GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
+      GHOST_UNROLL for (int r = 0; r < kVectors; ++r) {
+        use(r, c, __builtin_convertvector(exact[r * kColumns + c], V) * m[r]);
+      }
+    }
+  };
+  const auto finish = [&](int r, int c, V v) __attribute__((always_inline)) {
+    store(out + c * y_stride + r * kStep, v * broadcast<V>(x.scale[t + c]));
+  };
+  if (w.groups == 1 && __builtin_signbit(w.start)) return multiply(w.k_blocks, finish);  // -0 + v is v
   V lanes[kVectors][kColumns];
   GHOST_UNROLL for (int r = 0; r < kVectors; ++r) {
     GHOST_UNROLL for (int c = 0; c < kColumns; ++c) lanes[r][c] = broadcast<V>(w.start);
   }
   for (int left = w.k_blocks; left > 0; left -= w.group_blocks) {
     const int k_blocks = left < w.group_blocks ? left : w.group_blocks;
-    I exact[kVectors * kColumns];
-    sum_tile<kVectors, kColumns>(place.codes, place.codes_step, q, x.stride, k_blocks, q_sums, x.sums_stride, exact);
-    V m[kVectors];
-    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) m[r] = load<V>(place.magnitude + r * kStep);
-    GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
-      GHOST_UNROLL for (int r = 0; r < kVectors; ++r) {
-        lanes[r][c] += __builtin_convertvector(exact[r * kColumns + c], V) * m[r];
-      }
-    }
+    multiply(k_blocks, [&](int r, int c, V v) __attribute__((always_inline)) { lanes[r][c] += v; });
     place.codes += k_blocks * place.codes_step;
     place.magnitude += place.magnitude_step;
     q += int64_t{k_blocks} * kBlock;
     ++q_sums;
   }
-  float* out = y + t * y_stride + int64_t{block} * kBlock;
   GHOST_UNROLL for (int c = 0; c < kColumns; ++c) {
-    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) {
-      store(out + c * y_stride + r * kStep, lanes[r][c] * broadcast<V>(x.scale[t + c]));
-    }
+    GHOST_UNROLL for (int r = 0; r < kVectors; ++r) finish(r, c, lanes[r][c]);
   }
 }
 

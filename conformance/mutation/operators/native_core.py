@@ -4,7 +4,7 @@ from conformance.mutation.operator import Operator
 
 NUMERICS, KERNELS = "ext/core/numerics-inl.h", "ext/core/kernels-inl.h"
 SCALAR, AVX2, VNNI = "ext/core/kernels_scalar.cpp", "ext/core/avx2_tiles-inl.h", "ext/core/vnni-inl.h"
-ATTENTION, SAMPLING = "ext/core/attention.cpp", "ext/core/sampling-inl.h"
+ATTENTION, SAMPLING = "ext/core/attention.cpp", "ext/core/sampling.cpp"
 PASS, BLOCK, MEMORY = "ext/core/pass.cpp", "ext/core/block.cpp", "ext/core/memory_query.cpp"
 NORMS = ("rms_norm", "row_dot", "pairwise_dot")
 

@@ -1,14 +1,11 @@
-// The choice of the next byte, twin of ghost_ref/sampling.py and like it defined by docs/sampling.md: same operations,
-// same order, same byte. Included once by each instruction-set unit.
-
-#ifndef GHOST_CORE_SAMPLING_INL_H_
-#define GHOST_CORE_SAMPLING_INL_H_
+// Twin of ghost_ref/sampling.py and like it defined by docs/sampling.md: same operations, same order, same byte. Compiled
+// once, for the baseline: most of it is no work for vectors.
+#include "sampling.h"
 
 #include <cfloat>
 
 #include "numerics-inl.h"
 #include "philox.h"
-#include "sampling.h"
 
 namespace ghost {
 namespace {
@@ -101,9 +98,9 @@ float uniform(uint64_t seed, uint64_t step) {
   return static_cast<float>(draw.word[0] >> 8) * 0x1p-24f;
 }
 
-// The next byte from logits (256,), or -1 if one is NaN or the highest of the allowed bytes is not finite.
-// `step` is the index of the byte within this generation.
-[[maybe_unused]] int choose_byte(const float* logits, const SamplingOptions& options, uint64_t step) {
+}  // namespace
+
+int choose_byte(const float* logits, const SamplingOptions& options, uint64_t step) {
   float allowed[kBytes];
   __builtin_memcpy(allowed, logits, sizeof allowed);
   for (int byte : kNeverChosen) allowed[byte] = -kInfinity;
@@ -126,7 +123,4 @@ float uniform(uint64_t seed, uint64_t step) {
   return order[i];
 }
 
-}  // namespace
 }  // namespace ghost
-
-#endif  // GHOST_CORE_SAMPLING_INL_H_
