@@ -289,7 +289,8 @@ def main() -> None:
         "seq_len": options.length, "shards": available_cpus()})
     setup = Setup(preset(options.preset), training, options.scan)
     measured = summarise(measure(setup, options.repeats, options.steps), setup)
-    report = {**vars(options), "json": str(options.json), "machine": machine(), **measured}
+    asked = {name: value for name, value in vars(options).items() if name != "json"}
+    report = {**asked, "machine": machine(), **measured}
     print_report(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
