@@ -26,7 +26,7 @@ struct TritMatrix {
   int k_blocks;      // of 16 columns
   int groups;        // magnitudes per row
   int group_blocks;  // k_blocks per group; the last group may have fewer
-  int together;      // blocks of a strip, a power of two
+  int together;      // blocks of a strip: the `together` of the kernels that read it, a power of two
 };
 
 // The blocks of the strip that `block` belongs to. Internal linkage: compiled for one instruction set, it must not be
@@ -73,7 +73,7 @@ struct ScanArguments {
   const float* A;        // [blocks][d_state][16], none positive
   const float* D;        // [stride]
   float* state;          // [blocks][d_state][16]
-  float* out;            // [tokens][stride]
+  float* out;            // [tokens][stride]; may be dt
   int d_state, tokens, stride, bc_stride;
 };
 
