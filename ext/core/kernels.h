@@ -18,8 +18,8 @@ constexpr int kMaxTaps = 16;
 // One group with start -0 gives float(S) * s_w exactly (-0 + v is v for every v); a codebook sum starts at +0.
 // The blocks of rows form strips of `together` blocks, the last one of those that are left.
 struct TritMatrix {
-  const uint8_t* codes;    // [strips][k_blocks][blocks of the strip][16 rows][4]: bits 2s of byte b hold w + 1 of column
-                           // 16 k_block + 4s + b
+  const uint8_t* codes;    // [strips][k_blocks][blocks of the strip][16 rows][4]: bits 2s of byte b hold w + 1 of
+                           // column 16 k_block + 4s + b
   const float* magnitude;  // [strips][groups][blocks of the strip][16 rows]
   float start;
   int blocks;        // of 16 rows
