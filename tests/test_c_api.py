@@ -104,6 +104,12 @@ class Api:
         self.call("ghost_feed", state, data, c.c_size_t(len(data)), out.ctypes.data_as(c.c_void_p))
         return out
 
+    def step(self, states: list[c.c_void_p], data: bytes) -> np.ndarray:
+        out = np.full((len(states), 256), np.nan, np.float32)
+        self.call("ghost_step", (c.c_void_p * len(states))(*(s.value for s in states)), data,
+                  c.c_size_t(len(states)), out.ctypes.data_as(c.c_void_p))
+        return out
+
     def generate(self, state: c.c_void_p, data: bytes, sampling: Sampling | None, most: int, stop: int = -1) -> bytes:
         got = bytearray()
 
@@ -169,7 +175,7 @@ def test_only_the_interface_is_visible(folder):
         pytest.skip("NOT RUN: no nm")
     listed = subprocess.run(["nm", "-D", "--defined-only", folder / "libghost.so.0"], check=True, capture_output=True)
     names = {line.split()[2] for line in listed.stdout.decode().splitlines()}
-    assert names == set(re.findall(r"(?m)^GHOST_API .*?(\w+)\(", HEADER.read_text())) and len(names) == 16
+    assert names == set(re.findall(r"(?m)^GHOST_API .*?(\w+)\(", HEADER.read_text())) and len(names) == 17
 
 
 MALLOC = r"""
@@ -195,6 +201,7 @@ int main(int argc, char** argv) {
     left = n;
     wrong = ghost_load(argv[1], 2, NULL, &model, &error) || ghost_new_state(model, &state, &error) ||
             ghost_fork(state, &copy, &error) ||
+            ghost_step((ghost_state*[]){state, copy}, (const uint8_t*)"ab", 2, NULL, &error) ||
             ghost_generate(copy, (const uint8_t*)"abc", 3, NULL, 4, ignore, NULL, NULL, &error);
     failures += wrong;
     if (wrong && error.text[0] == 0) return 1;
@@ -291,6 +298,35 @@ def test_logits_are_those_of_the_reference(api, reference, data, cut):
     api.library.ghost_free_state(fork)
 
 
+@pytest.mark.parametrize("count", [1, 3, 70])
+def test_a_step_of_many_states_is_that_of_each(api, reference, count):
+    texts = [bytes((7 * i + j * j) % 200 for j in range(5)) for i in range(count)]
+    states = [api.state() for _ in texts]
+    for j in range(5):
+        logits = api.step(states, bytes(text[j] for text in texts))
+        for text, got in zip(texts[::9], logits[::9], strict=True):
+            np.testing.assert_array_equal(got.view(np.uint32), reference.logits(text[: j + 1])[-1].view(np.uint32))
+    fork = api.fork(states[0])
+    with pytest.raises(ValueError, match=f"Streams 0 and {count + 1} have the same state"):
+        api.step([fork, *states, fork], bytes(count + 2))
+    with pytest.raises(ValueError, match=re.escape(f"states[{count}] is NULL.")):
+        api.step([*states, c.c_void_p()], bytes(count + 1))
+    after = api.step(states, bytes(count))  # the errors have changed none
+    np.testing.assert_array_equal(after[-1].view(np.uint32), reference.logits(texts[-1] + b"\0")[-1].view(np.uint32))
+    for state in (fork, *states):
+        api.library.ghost_free_state(state)
+
+
+def test_a_step_is_of_one_model(api, library, path):
+    other = Api(library, path)
+    states = [api.state(), other.state()]
+    with pytest.raises(ValueError, match=re.escape("states[1] is of another model than states[0]")):
+        api.step(states, b"ab")
+    for state in states:
+        library.ghost_free_state(state)
+    library.ghost_free(other.model)
+
+
 def test_generation_and_choices(api, reference):
     prompt, options = b"list pods\xfb", {"temp": 0.9, "top_k": 50, "top_p": 0.95, "min_p": 0.01, "seed": 2**40 + 3}
     sampling, config = Sampling(*options.values()), SamplingConfig(**options, max_bytes=40)
@@ -365,6 +401,10 @@ def test_wrong_arguments(api, library, path, tmp_path):
             ("number of bytes must be in 1..", "ghost_feed", state, b"x", size(0), None),
             ("number of bytes must be in 1..", "ghost_feed", state, b"x", size(2**31), None),
             ("logits is NULL", "ghost_logits", state, b"x", size(1), None),
+            ("states is NULL", "ghost_step", None, b"x", size(1), None),
+            ("bytes is NULL", "ghost_step", c.byref(state), None, size(1), None),
+            ("number of states must be in 1..", "ghost_step", c.byref(state), b"x", size(0), None),
+            ("number of states must be in 1..", "ghost_step", c.byref(state), b"x", size(2**31), None),
             ("prompt is NULL", "ghost_generate", state, None, size(1), None, size(1), OnByte(), None, None),
             ("on_byte is NULL", "ghost_generate", state, b"x", size(1), None, size(1), OnByte(), None, None),
             ("not finite", "ghost_choose", api.model, np.full(256, np.nan, np.float32).ctypes.data_as(c.c_void_p),

@@ -7,7 +7,9 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <string>
 
+#include "../core/buffer.h"
 #include "../core/dispatch.h"
 #include "../core/measure.h"
 
@@ -199,6 +201,25 @@ int ghost_logits(ghost_state* state, const uint8_t* bytes, size_t n, float* logi
   return guarded(error, [&] {
     if (logits == nullptr) return missing("logits");
     return feed(state, bytes, n, false, logits);
+  });
+}
+
+int ghost_step(ghost_state* const* states, const uint8_t* bytes, size_t count, float* logits, ghost_error* error) {
+  return guarded(error, [&] {
+    if (states == nullptr) return missing("states");
+    if (bytes == nullptr) return missing("bytes");
+    if (count < 1 || count > INT32_MAX) return Status::error("The number of states must be in 1..2147483647.");
+    ghost::Buffer<ghost::State*> streams;
+    if (!streams.allocate(count)) return Status::error("There is not enough memory for a list of the states.");
+    for (size_t i = 0; i < count; ++i) {
+      if (states[i] == nullptr) return missing(("states[" + std::to_string(i) + "]").c_str());
+      if (states[i]->model != states[0]->model) {
+        return Status::error("states[" + std::to_string(i) + "] is of another model than states[0]; step the states of "
+                             "each model in a call of its own.");
+      }
+      streams[i] = states[i]->state.get();
+    }
+    return states[0]->model->model->step(streams.data(), bytes, static_cast<int64_t>(count), logits, nullptr);
   });
 }
 

@@ -7,9 +7,9 @@
  * GHOST_EOS, which ghost_generate() does not hand on.
  *
  * Threads. Different models are independent. Any number of threads may use one model, each with states of its own:
- * ghost_feed(), ghost_logits() and ghost_generate() take turns, all else runs side by side. A state belongs to one call
- * at a time: a second call on it fails, and no call may use a state that another thread frees. A model with more than
- * one thread does not survive fork(): load it again in the child.
+ * ghost_feed(), ghost_logits(), ghost_step() and ghost_generate() take turns, all else runs side by side. A state
+ * belongs to one call at a time: a second call on it fails, and no call may use a state that another thread frees. A
+ * model with more than one thread does not survive fork(): load it again in the child.
  */
 #ifndef GHOST_H
 #define GHOST_H
@@ -94,6 +94,12 @@ GHOST_API int ghost_feed(ghost_state* state, const uint8_t* bytes, size_t n, flo
 
 /* Reads n >= 1 bytes. logits: n rows of GHOST_VOCABULARY floats, row i for the byte after bytes[i]. */
 GHOST_API int ghost_logits(ghost_state* state, const uint8_t* bytes, size_t n, float* logits, ghost_error* error);
+
+/* Reads one byte into each of count >= 1 different states of one model, together: the weights are read once for up to
+ * 64 of them. states[i] reads bytes[i]; logits: NULL, or count rows of GHOST_VOCABULARY floats. The bits are those of
+ * each on its own. After an error no state has changed. */
+GHOST_API int ghost_step(ghost_state* const* states, const uint8_t* bytes, size_t count, float* logits,
+                         ghost_error* error);
 
 /* --- generation ------------------------------------------------------------------------------------------------- */
 
