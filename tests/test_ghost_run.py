@@ -115,7 +115,7 @@ def test_bad_prompts_get_the_sentence_of_the_reference(program, path, prompt):
         encode_prompt(prompt)
     except GhostError as error:
         if b"\0" not in prompt:
-            assert sentence(program, path, prompt) == str(error)
+            assert sentence(program, "--", path, prompt) == str(error)
         first = re.search(rb"[\xf8-\xff]", prompt)
         if not first or "reserved" not in str(error):
             assert sentence(program, path, "--stdin", input=prompt) == str(error)
@@ -202,6 +202,7 @@ def read_until(terminal: int, end: str) -> str:
     (["--max-bytes", "1.5"], "--max-bytes needs a whole number"), (["--max-bytes"], "--max-bytes needs a value"),
     (["--threads=0"], "--threads must be in 1..256, got 0"), (["--level=vax"], "choose one of: scalar"),
     (["--bank", "x"], "There is no flag --bank here"), (["--raw=1"], "--raw takes no value"), (["-x"], "no flag -x"),
+    ([b"-\xf8\xc3\xa9"], "There is no flag -\ufffdé here"), (["--level", b"\xff"], "level is '\ufffd'"),
     (["two", "prompts"], "Put the prompt in quotes"), (["--stdin"], "either PROMPT or --stdin")])
 def test_bad_flags(program, path, flags, message):
     assert message in sentence(program, path, "prompt", *flags)
@@ -219,6 +220,7 @@ def test_bad_files(program, path, tmp_path):
                               ("missing", "No such file"), ("bank", "'ghost-packed' is needed"),
                               (".", "is a directory")):
             assert message in sentence(program, *verb, str(tmp_path / name)), (verb, name)
+    assert "b\ufffd" in sentence(program, os.fsencode(tmp_path) + b"/b\xff")  # a name need not be UTF-8
     assert "Name a packed model file" in sentence(program, "--raw")
     assert "needs one file" in sentence(program, "check")
 

@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "text.h"
+
 namespace ghost_cli {
 
 std::string format(const char* form, ...) {
@@ -29,7 +31,7 @@ std::string with_commas(uint64_t value) {
 }
 
 int complain(const std::string& sentence) {
-  const std::string line = "ghost-run: " + sentence + "\n";
+  const std::string line = "ghost-run: " + readable(sentence) + "\n";
   for (size_t done = 0; done < line.size();) {
     const ssize_t wrote = write(STDERR_FILENO, line.data() + done, line.size() - done);
     if (wrote < 0 && errno == EINTR) continue;

@@ -91,4 +91,11 @@ std::string Utf8Stream::flush() {
   return unfinished ? kReplacement : "";
 }
 
+std::string readable(const std::string& bytes) {
+  Utf8Stream stream;
+  std::string text;
+  for (const char byte : bytes) text += stream.feed(static_cast<uint8_t>(byte));
+  return text + stream.flush();
+}
+
 }  // namespace ghost_cli

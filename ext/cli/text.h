@@ -58,4 +58,7 @@ class Utf8Stream {
   Character character_;
 };
 
+// All of `bytes` as such text.
+std::string readable(const std::string& bytes);
+
 }  // namespace ghost_cli
