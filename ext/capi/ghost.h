@@ -38,7 +38,7 @@ enum { GHOST_VOCABULARY = 256, GHOST_SEP = 0xFB, GHOST_EOS = 0xFF, GHOST_MOST_TH
 typedef struct ghost_model ghost_model;
 typedef struct ghost_state ghost_state;
 
-/* UTF-8, ends with 0; a longer sentence is cut. */
+/* UTF-8 if the path in it is, ends with 0; a longer sentence is cut. */
 typedef struct ghost_error {
   char text[512];
 } ghost_error;

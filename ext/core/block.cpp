@@ -90,16 +90,16 @@ void Member::scan(const MixerWeights& w, int layer, int n) {
 
 // u += down(silu(gate(x)) * up(x))
 void Member::ffn(const LayerWeights& w, int n) {
-  const int group = config_.codebook_group, f_stride = work_.f_stride, up_stride = work_.up_stride;
+  const int group = config_.codebook_group, f_stride = work_.f_stride, stride = up_stride(n);
   QuantisedRows& x = rows(n).outer;
   barrier();
   norm_rows(work_.u.data(), w.norm_ffn, n, group);
   tiles(own_share(w.gate.blocks()), n, [&](Share part) {
     linear(w.gate, x, n, part, work_.gate.data(), f_stride);
-    linear(w.up, x, n, part, own_.up.data(), up_stride);
+    linear(w.up, x, n, part, own_.up.data(), stride);
     for (int t = 0; t < n; ++t) {
       float* gate = work_.gate.data() + static_cast<size_t>(t) * f_stride + part.begin * kBlock;
-      const float* up = own_.up.data() + static_cast<size_t>(t) * up_stride + part.begin * kBlock;
+      const float* up = own_.up.data() + static_cast<size_t>(t) * stride + part.begin * kBlock;
       kernels_.swiglu(gate, up, gate, (part.end - part.begin) * kBlock);
     }
   });

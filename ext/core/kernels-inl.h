@@ -268,8 +268,14 @@ __attribute__((noinline)) void scan_gate(const ScanArguments& a, int first, int 
   }
 }
 
+// Asks for n floats that are read and written later.
+GHOST_INLINE void fetch(const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += kBlock) __builtin_prefetch(x + i, 1);
+}
+
 void scan(const ScanArguments* arguments, int begin, int end) {
   constexpr int kBlocks = 8, kTokens = 8;  // at a time: what they read and write stays in the nearest cache
+  constexpr int kAhead = 2;                // blocks: the states of many streams are far away
   const int64_t size = int64_t{kBlock} * arguments->d_state;
   for (int first = begin; first < end; first += kBlocks) {
     const int last = first + kBlocks < end ? first + kBlocks : end;
@@ -278,6 +284,7 @@ void scan(const ScanArguments* arguments, int begin, int end) {
       a.tokens = t + kTokens < arguments->tokens ? kTokens : arguments->tokens - t;
       scan_steps(a, first * kBlock, last * kBlock);
       for (int block = first; block < last; ++block) {
+        if (block + kAhead < end) fetch(a.state + (block + kAhead) * size, size);
         for (int j = 0; j < kBlock; j += kStep) {
           scan_channels(a, block * kBlock + j, a.A + block * size + j, a.state + block * size + j);
         }

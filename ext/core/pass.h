@@ -108,7 +108,7 @@ class Member {
   // Calls function(part) for parts of the blocks whose results stay in the cache until the next kernel reads them.
   template <typename Function>
   void tiles(Share blocks, int n, Function function) {
-    const int step = n == 1 ? blocks.end - blocks.begin : kTile;
+    const int step = tile_blocks(n);
     for (int b = blocks.begin; b < blocks.end; b += step) function(Share{b, b + step < blocks.end ? b + step : blocks.end});
   }
 

@@ -36,14 +36,13 @@ bool MemberSpace::allocate(const Config& config) {
   rows.row = {row.data()};
   return embeddings.allocate(static_cast<size_t>(config.d_conv) * config.d_model) &&
          slots.allocate(static_cast<size_t>(padded(config.attention_slots))) &&
-         up.allocate(static_cast<size_t>(kChunk * row_stride(kTile * kBlock) + row_stride(config.d_ff)));
+         up.allocate(static_cast<size_t>((kTile + kChunk) * kBlock + row_stride(config.d_ff)));
 }
 
 bool Workspace::allocate(const Config& config, int team_size) {
   d_stride = row_stride(config.d_model);
   e_stride = row_stride(config.d_inner());
   f_stride = row_stride(config.d_ff);
-  up_stride = row_stride(kTile * kBlock);
   const size_t n = kChunk, d = n * d_stride, e = n * e_stride, f = n * f_stride;
   const size_t windows = n * config.d_conv * config.d_model;
   const size_t apart = std::max({windows, e, f, 4 * d});  // where `out` and the normed rows are in the shared memory
