@@ -19,20 +19,22 @@ from ghost_ref.bench import TEXT
 from ghost_ref.runtime import Model, load
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-STEPS = 32
+BYTES = 2048  # of all streams together in a turn, at least
+FEWEST = 32  # steps
 
 
 def turn_of(model: Model, size: int) -> Turn:
     """Seconds per step of `size` streams."""
     text = np.frombuffer(TEXT, np.uint8)
-    steps = [np.array([text[(3 * stream + step) % len(text)] for stream in range(size)]) for step in range(STEPS)]
+    steps = [np.array([text[(3 * stream + step) % len(text)] for stream in range(size)])
+             for step in range(max(FEWEST, BYTES // size))]
 
     def turn() -> float:
         states = [model.new_state() for _ in range(size)]
         start = time.perf_counter()
         for tokens in steps:
             model.step_batch(states, tokens)
-        return (time.perf_counter() - start) / STEPS
+        return (time.perf_counter() - start) / len(steps)
 
     return turn
 
