@@ -144,11 +144,16 @@ def v12_section(results: Results) -> str:
             rows.append([f"{name}, {threads}", figure(spread([1e6 * s for s in cell.samples[name]])),
                          f"{1 / statistics.median(cell.samples[name]):,.0f}", over if name != "floor" else "1"])
     notes = {c.notes["floor"] for c in results.find(what="decode") if "floor" in c.notes}
+    read = {c.notes["reading"] for c in results.find(what="decode") if "reading" in c.notes}
     text += ("Decode by the runtime's own loop: a text read byte after byte, and a byte chosen after each. The floor "
              "is the work counted in the run at the CPU's peaks, measured in the same turns: integer "
              "multiply-accumulates over the VNNI peak, 26 float operations per state update over the peak of 512-bit "
              "multiplications and additions"
-             + (f" ({'; '.join(sorted(notes))})" if notes else "") + ".\n\n")
+             + (f" ({'; '.join(sorted(notes))})" if notes else "") + ".")
+    if read:
+        text += (f" *reading* is what it takes one core to do nothing but read as much as a byte's 2-bit codes, states "
+                 f"and decay rates ({'; '.join(sorted(read))}), again and again.")
+    text += "\n\n"
     text += table(["", "µs per byte", "bytes/s", "times the floor"], rows)
     for cell in results.find(what="first byte"):
         text += "\nFirst byte after a 64-byte prompt, from the start of a fresh process (files cached):\n\n"

@@ -4,7 +4,7 @@
 
 The floor is what the work counted in the very same run would take at this CPU's peaks: integer multiply-accumulates
 over the VNNI peak plus 26 float operations per scan update over the peak of unfused 512-bit multiplications and
-additions.
+additions. Beside it stands a second limit: reading once what a byte reads at least, from the caches that hold it.
 Without --model the weights are a training run's first values, which skip fewer bytes than trained ones.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ghost_ref.runtime import load
 
 PROMPT = 64  # bytes
 SCAN_OPERATIONS = 26  # float operations of one canonical state update
+READ_BY_UPDATE = 8  # bytes: a state and its A, float32
 PEAK_TURN = 0.02  # seconds
 STANDALONE = ROOT / "build" / "device" / "ghost-run"
 PYTHON = ("import sys; from ghost_ref.runtime import load; from ghost_ref.config import SamplingConfig; "
@@ -61,26 +63,41 @@ def first_byte_turn(command: list[str]) -> Turn:
     return turn
 
 
+def floor_turn(kernels: Kernels, counted: dict[str, float], threads: int) -> Turn:
+    """Seconds that a byte's products and updates would take at the CPU's peaks."""
+    def turn() -> float:
+        integers = counted["products"] / kernels.limit("vnni512", PEAK_TURN)
+        floats = counted["updates"] * SCAN_OPERATIONS
+        return (integers + floats / kernels.limit("muladd512", PEAK_TURN)) / threads
+
+    return turn
+
+
+def reading(kernels: Kernels, size: int) -> float:
+    """Seconds in which one core reads `size` bytes that it reads over and over."""
+    return size / kernels.read_rate(size, PEAK_TURN)
+
+
 def measure_decode(results: Results, path: Path, options: argparse.Namespace) -> None:
     kernels, counted = Kernels(), dict[str, float]()
     levels = [level for level in kernels.levels() if level != "scalar"]
     for threads in (1, 2):
         turns = {f"ghost {level}": decode_turn(load(path, threads=threads, level=level), counted) for level in levels}
-
-        def floor(threads: int = threads) -> float:
-            integers = counted["products"] / kernels.limit("vnni512", PEAK_TURN)
-            floats = counted["updates"] * SCAN_OPERATIONS
-            return (integers + floats / kernels.limit("muladd512", PEAK_TURN)) / threads
-
         for turn in turns.values():
             turn()  # warm, and counted
+        notes = {}
         if kernels.limit("vnni512", PEAK_TURN) > 0:
-            turns["floor"] = floor
+            turns["floor"] = floor_turn(kernels, counted, threads)
+            notes["floor"] = (f"{counted['products'] / 1e6:.2f}M multiply-accumulates, {counted['updates']:,.0f} state "
+                              "updates a byte")
         else:
             results.absent["floor"] = "this CPU has no 512-bit VNNI"
+        if threads == 1:
+            size = int(counted["products"] / 4 + counted["updates"] * READ_BY_UPDATE)
+            turns["reading"] = partial(reading, kernels, size)
+            notes["reading"] = f"{size / 1e6:.2f} MB"
         samples = take_turns(turns, options.rounds)
-        note = f"{counted['products'] / 1e6:.2f}M multiply-accumulates, {counted['updates']:,.0f} state updates a byte"
-        results.add(Cell({"what": "decode", "model": "v12", "threads": threads}, "byte", samples, {"floor": note}))
+        results.add(Cell({"what": "decode", "model": "v12", "threads": threads}, "byte", samples, notes))
 
 
 def measure_first_byte(results: Results, path: Path, options: argparse.Namespace) -> None:
